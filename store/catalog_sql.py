@@ -1,0 +1,128 @@
+"""The text of catalog.sql: one view a table, the view `feature`, and the macros.
+
+Pure text from names and numbers; nothing here opens a file or a connection. Paths are
+relative to the workspace, so that the text is the same wherever the workspace lies.
+"""
+
+from dataclasses import dataclass
+from importlib import resources
+
+from store.activation_files import bucket_width
+from store.tables import FILE_STEMS, TABLES, Column, Table
+
+# A first letter keeps scratch folders, whose names start with a dot, out of a glob.
+_ANY = "[a-z0-9]*"
+
+
+@dataclass(frozen=True, slots=True)
+class RunWidth:
+    """What the catalog must know of an SAE: its slug and its number of latents."""
+
+    run_id: str
+    d_sae: int
+
+
+def catalog_sql(runs: tuple[RunWidth, ...]) -> str:
+    """The whole of catalog.sql.
+
+    Args:
+        runs: the SAEs whose features are to be seen; the first is the one that macros mean
+            when they are given no `run_id`.
+    """
+    views = [
+        _activation_view("act", "act_feature/*", runs),
+        _activation_view("act_token", "act_token", runs),
+    ]
+    for table in TABLES.values():
+        if table.name == "decoder":
+            # Too wide to be copied with the small tables, so read where it was written.
+            views.append(_table_view(table, _paths(runs, "decoder.parquet")))
+        elif table.name not in {"act", "act_token"}:
+            stem = FILE_STEMS.get(table.name, table.name)
+            views.append(_table_view(table, f"'data/{_ANY}/{stem}.parquet'"))
+    macros = resources.files("store").joinpath("macros.sql").read_text(encoding="utf-8")
+    filled = macros.replace("__DEFAULT_RUN__", f"'{runs[0].run_id}'")
+    return "\n".join([_HEAD, *views, _bucket_macro(runs), filled])
+
+
+def _paths(runs: tuple[RunWidth, ...], inside: str) -> str:
+    listed = ",\n    ".join(f"'data/features/{run.run_id}/{inside}'" for run in runs)
+    return f"[\n    {listed}]"
+
+
+def literal_path(path: str) -> str:
+    """A path as it must stand between quotes in a file pattern: nothing in it is special."""
+    escaped = "".join(f"[{character}]" if character in "[*?" else character for character in path)
+    return escaped.replace("'", "''")
+
+
+_HEAD = """\
+-- Views and macros over the workspace's Parquet files; written by the stage `index`.
+-- From the workspace: duckdb -init data/store/catalog.sql
+-- From anywhere: store.open("path/to/workspace") in Python.
+"""
+
+
+def _table_view(table: Table, files: str) -> str:
+    # Every column is qualified: a macro's parameter of the same name would stand for it.
+    columns = ",\n       ".join(
+        f"CAST(t.{column.name} AS JSON) AS {column.name}" if column.is_json else f"t.{column.name}"
+        for column in table.columns
+    )
+    return (
+        f"CREATE OR REPLACE VIEW {table.name} AS\nSELECT {columns}\n"
+        f"FROM read_parquet({files}, union_by_name = true, hive_partitioning = false) AS t;\n"
+    )
+
+
+def _activation_view(name: str, folder: str, runs: tuple[RunWidth, ...]) -> str:
+    """`act` and `act_token`: the SAE and the bucket are read off each file's path.
+
+    Both are functions of the file's name alone, so a filter on them is settled before a
+    file is opened.
+    """
+    columns = ", ".join(f"t.{column.name}" for column in TABLES[name].columns)
+    place = -4 if "/" in folder else -3
+    bucket = "CAST(regexp_extract(t.filename, 'bucket=(\\d+)', 1) AS INTEGER) AS bucket, "
+    return (
+        f"CREATE OR REPLACE VIEW {name}_file AS\n"
+        f"SELECT parse_path(t.filename)[{place}] AS run_id, "
+        f"{bucket if name == 'act' else ''}{columns}\n"
+        f"FROM read_parquet({_paths(runs, f'{folder}/{_ANY}.parquet')},\n"
+        "    filename = true, hive_partitioning = false) AS t;\n"
+        f"CREATE OR REPLACE VIEW {name} AS SELECT t.run_id, {columns} FROM {name}_file AS t;\n"
+    )
+
+
+def _bucket_macro(runs: tuple[RunWidth, ...]) -> str:
+    """The bucket of a feature, as a CASE of constants so that it folds before the scan."""
+    cases = "\n".join(
+        f"    WHEN '{run.run_id}' THEN fid // {bucket_width(run.d_sae)}" for run in runs
+    )
+    return f"CREATE OR REPLACE MACRO act_bucket(run, fid) AS CASE run\n{cases}\n    ELSE -1 END;\n"
+
+
+def columns_of(table: Table) -> list[dict[str, str]]:
+    """The columns of a table as schema.json lists them: name, SQL type, unit."""
+    return [
+        {"name": column.name, "type": sql_type(column), "unit": column.unit}
+        for column in table.columns
+    ]
+
+
+def sql_type(column: Column) -> str:
+    """The DuckDB type that a view offers the column as."""
+    return "JSON" if column.is_json else _SQL_TYPES[str(column.type)]
+
+
+_SQL_TYPES = {
+    "bool": "BOOLEAN",
+    "double": "DOUBLE",
+    "float": "REAL",
+    "int16": "SMALLINT",
+    "int32": "INTEGER",
+    "int64": "BIGINT",
+    "int8": "TINYINT",
+    "list<item: float>": "REAL[]",
+    "string": "VARCHAR",
+}

@@ -1,0 +1,396 @@
+"""Every table of the store: its columns, and what each value means and is measured in.
+
+Nothing here opens a file. Names and types are part of the public interface; changing one
+raises SCHEMA_VERSION and is written down in docs/store-format.md.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+"""Version of the tables and files below; a store of another version is refused."""
+
+_TEXT, _BOOL = pa.string(), pa.bool_()
+_INT8, _INT16, _INT32, _INT64 = pa.int8(), pa.int16(), pa.int32(), pa.int64()
+_REAL, _DOUBLE = pa.float32(), pa.float64()
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column: its Arrow type, and in words its unit, range and when it is NULL."""
+
+    name: str
+    type: pa.DataType
+    unit: str
+    is_json: bool = False
+    """Stored as text, offered as JSON by the catalog."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table: its columns in order, and the columns its rows are sorted by."""
+
+    name: str
+    columns: tuple[Column, ...]
+    order_by: tuple[str, ...]
+
+    def arrow_schema(self, metadata: Mapping[str, str] | None = None) -> pa.Schema:
+        """The Arrow schema, each field carrying its unit, with file metadata if given."""
+        fields = [pa.field(c.name, c.type, metadata={"unit": c.unit}) for c in self.columns]
+        known = {"table": self.name, "schema_version": str(SCHEMA_VERSION), **(metadata or {})}
+        return pa.schema(fields, metadata=dict(sorted(known.items())))
+
+
+def _table(name: str, *columns: Column, order_by: str) -> Table:
+    return Table(name, columns, tuple(order_by.split()))
+
+
+_RUN = Column("run_id", _TEXT, "slug of the SAE")
+_FEATURE = Column("feature_id", _INT32, "latent, 0 <= i < d_sae")
+_TOK = Column("tok", _INT64, "global token number")
+_VALUE = Column("value", _REAL, "activation in the stream's own units (decoder rows unit)")
+_DOC = Column("doc_id", _INT32, "document number")
+_TOKEN_ID = Column("token_id", _INT32, "id in vocab")
+_DIRECTION = Column("direction_id", _TEXT, "name of the direction")
+_SPLIT = Column("split", _TEXT, "train|heldout|label|score|test, by document hash")
+_LO = Column("lo", _REAL, "lower end of the 95 % interval, unit of value")
+_HI = Column("hi", _REAL, "upper end of the 95 % interval, unit of value")
+_NULL_VALUE = Column("null_value", _REAL, "the same measure where nothing is to be found")
+_SEED = Column("seed", _INT32, "seed of the resampling or generation")
+_COEFFICIENT = Column("coefficient", _REAL, "how far to steer, in unit")
+_UNIT = Column("unit", _TEXT, "norm|max_act|raw")
+_BUDGET = Column("budget", _TEXT, "cost solved for, such as dce=0.1; NULL if none")
+_CONCEPT = Column("concept", _TEXT, "name of the concept; NULL if none")
+
+_CORPUS_TABLES = (
+    _table(
+        "doc",
+        _DOC,
+        Column("tok_start", _INT64, "tok of its first token"),
+        Column("n_tok", _INT32, "tokens"),
+        _SPLIT,
+        Column("source", _TEXT, "where the text came from"),
+        Column("sha", _TEXT, "sha256 of the text, hex"),
+        order_by="doc_id",
+    ),
+    _table(
+        "token",
+        _TOK,
+        _DOC,
+        Column("pos", _INT32, "0-based place in the document"),
+        _TOKEN_ID,
+        Column("is_special", _BOOL, "position 0 or a special token: left out of statistics"),
+        Column("loss", _REAL, "nats; NULL unless dump.loss"),
+        order_by="tok",
+    ),
+    _table(
+        "vocab",
+        _TOKEN_ID,
+        Column("piece", _TEXT, "as the tokenizer spells it"),
+        Column("text", _TEXT, "as a reader sees it"),
+        Column("is_word_start", _BOOL, "begins a word"),
+        Column("is_byte", _BOOL, "a byte that is no whole character"),
+        order_by="token_id",
+    ),
+    _table("text", _DOC, Column("text", _TEXT, "the document"), order_by="doc_id"),
+    _table(
+        "concept",
+        Column("concept_id", _INT32, "concept number"),
+        Column("name", _TEXT, "unique name"),
+        Column("kind", _TEXT, "document|token"),
+        Column("source", _TEXT, "who knows it: the grammar or a lexicon"),
+        order_by="concept_id",
+    ),
+    _table(
+        "concept_label",
+        Column("concept_id", _INT32, "concept number"),
+        _DOC,
+        Column("tok", _INT64, "global token number; NULL for a document concept"),
+        Column("y", _BOOL, "whether it holds; with no FALSE row it is false where unlisted"),
+        order_by="concept_id doc_id tok",
+    ),
+    _table(
+        "prompt",
+        Column("prompt_id", _INT32, "prompt number"),
+        Column("prompt_set", _TEXT, "which set it belongs to, such as neutral"),
+        Column("concept", _TEXT, "concept it is for; NULL if any"),
+        Column("text", _TEXT, "the prompt"),
+        Column("split", _TEXT, "calibrate|test"),
+        Column("latents", _TEXT, "what the grammar knows of it", is_json=True),
+        order_by="prompt_id",
+    ),
+    _table(
+        "pair",
+        Column("concept", _TEXT, "concept that sets the two texts apart"),
+        Column("pair_id", _INT32, "number within the concept"),
+        Column("positive", _TEXT, "text that has it"),
+        Column("negative", _TEXT, "the same text without it"),
+        order_by="concept pair_id",
+    ),
+)
+
+_SAE_TABLES = (
+    _table(
+        "run",
+        _RUN,
+        Column("model", _TEXT, "name of the language model"),
+        Column("model_sha", _TEXT, "sha256 of its weights, hex"),
+        Column("sae", _TEXT, "name or source of the SAE"),
+        Column("sae_sha", _TEXT, "sha256 of its weights, hex"),
+        Column("hook_point", _TEXT, "blocks.<layer>.hook_resid_<site>"),
+        Column("layer", _INT32, "0-based block"),
+        Column("d_model", _INT32, "width of the stream"),
+        Column("d_sae", _INT32, "number of latents"),
+        Column("corpus", _TEXT, "source of the documents"),
+        Column("corpus_sha", _TEXT, "sha256 of the corpus, hex"),
+        Column("n_docs", _INT64, "documents"),
+        Column("n_tokens", _INT64, "tokens, special ones included"),
+        Column("n_act", _INT64, "activations stored"),
+        Column("act_threshold", _REAL, "activations at or below this are not stored"),
+        Column("value_bits", _INT8, "explicit mantissa bits kept"),
+        Column("n_clipped", _INT64, "activations changed to fit their type"),
+        Column("mean_norm", _REAL, "mean norm of a residual, special tokens left out"),
+        Column("gamma", _REAL, "norm of the mean residual over root mean squared deviation"),
+        Column("l0", _REAL, "latents that fire on a token, mean"),
+        Column("explained_variance", _REAL, "1 - FVU"),
+        Column("ce_recovered", _REAL, "share of the loss of mean ablation won back"),
+        Column("schema_version", _INT32, "SCHEMA_VERSION of the writer"),
+        order_by="run_id",
+    ),
+    _table(
+        "sae_metric",
+        _RUN,
+        Column("metric", _TEXT, "name of the measure"),
+        Column("value", _REAL, "in the metric's unit"),
+        _LO,
+        _HI,
+        Column("data", _TEXT, "what it was measured on"),
+        _SEED,
+        order_by="run_id metric data seed",
+    ),
+    _table(
+        "feature_stats",
+        _RUN,
+        _FEATURE,
+        Column("n_act", _INT64, "tokens it fires on"),
+        Column("n_docs", _INT32, "documents it fires in"),
+        Column("density", _DOUBLE, "share of tokens it fires on"),
+        Column("max_value", _REAL, "largest activation, the stream's units; NULL if dead"),
+        Column("mean_value", _REAL, "mean where it fires; NULL if dead"),
+        Column("std_value", _REAL, "standard deviation where it fires; NULL if dead"),
+        Column("p50", _REAL, "median where it fires; NULL if dead"),
+        Column("p90", _REAL, "90th percentile where it fires; NULL if dead"),
+        Column("p99", _REAL, "99th percentile where it fires; NULL if dead"),
+        Column("is_dead", _BOOL, "never fired on the corpus"),
+        Column("is_dense", _BOOL, "fires on so many tokens that it says little"),
+        Column("dec_norm", _REAL, "norm of its decoder row as the SAE was saved"),
+        Column("enc_dec_cos", _REAL, "cosine of its encoder column and decoder row"),
+        Column("top_token_share", _REAL, "share of firings on its commonest token; NULL if dead"),
+        Column("token_entropy", _REAL, "bits, of the tokens it fires on; NULL if dead"),
+        Column("burstiness", _REAL, "firings a document over chance; NULL if dead"),
+        order_by="run_id feature_id",
+    ),
+    _table(
+        "feature_hist",
+        _RUN,
+        _FEATURE,
+        Column("bin", _INT8, "0-based bin"),
+        Column("lo", _REAL, "lower edge, the stream's units"),
+        Column("hi", _REAL, "upper edge, the stream's units"),
+        Column("n", _INT64, "activations in [lo, hi)"),
+        order_by="run_id feature_id bin",
+    ),
+    _table(
+        "topk",
+        _RUN,
+        _FEATURE,
+        Column("rank", _INT16, "0-based within the stratum"),
+        Column("stratum", _INT8, "0 top, 1..9 deciles, 10 random silent, 11 hard negative"),
+        _TOK,
+        _VALUE,
+        _SPLIT,
+        order_by="run_id feature_id stratum rank",
+    ),
+    _table(
+        "logit",
+        _RUN,
+        _FEATURE,
+        Column("side", _TEXT, "promotes|suppresses"),
+        Column("rank", _INT16, "0-based, strongest first"),
+        _TOKEN_ID,
+        Column("logit", _REAL, "change of the token's logit a unit written along the decoder row"),
+        order_by="run_id feature_id side rank",
+    ),
+    _table(
+        "neighbour",
+        _RUN,
+        _FEATURE,
+        Column("kind", _TEXT, "dec_cos|coact_jaccard|value_corr"),
+        Column("rank", _INT16, "0-based, nearest first"),
+        Column("other_id", _INT32, "latent, 0 <= i < d_sae"),
+        Column("score", _REAL, "cosine, share or correlation, by kind"),
+        order_by="run_id feature_id kind rank",
+    ),
+    _table(
+        "decoder",
+        _RUN,
+        _FEATURE,
+        Column("vec", pa.list_(_REAL), "its decoder row, unit norm, d_model numbers"),
+        order_by="run_id feature_id",
+    ),
+)
+
+_ACTIVATION_TABLES = (
+    _table("act", _FEATURE, _TOK, _VALUE, order_by="feature_id tok"),
+    _table("act_token", _TOK, _FEATURE, _VALUE, order_by="tok feature_id"),
+)
+
+_LABEL_TABLES = (
+    _table(
+        "feature_concept",
+        _RUN,
+        _FEATURE,
+        Column("concept_id", _INT32, "concept number"),
+        Column("auroc", _REAL, "0..1, of the activation as a sign of the concept"),
+        Column("lo", _REAL, "lower end of the 95 % interval of auroc"),
+        Column("hi", _REAL, "upper end of the 95 % interval of auroc"),
+        Column("best_f1", _REAL, "0..1, at threshold"),
+        Column("threshold", _REAL, "activation above which it says yes"),
+        Column("q_value", _REAL, "Benjamini-Hochberg, over features and concepts"),
+        Column("n_pos", _INT32, "positives"),
+        Column("n_neg", _INT32, "negatives"),
+        _SPLIT,
+        order_by="run_id feature_id concept_id split",
+    ),
+    _table(
+        "label",
+        _RUN,
+        Column("label_id", _INT64, "label number, unique in a run"),
+        _FEATURE,
+        Column("name", _TEXT, "for a reader; begins with weak: if it does not beat its null"),
+        Column("slug", _TEXT, "for a command line; unique in a run"),
+        Column("text", _TEXT, "one sentence"),
+        Column("rule", _TEXT, "the executable rule", is_json=True),
+        Column("method", _TEXT, "what made it: token set, concept, language model ..."),
+        Column("model", _TEXT, "language model that wrote it; NULL if none"),
+        Column("prompt_sha", _TEXT, "sha256 of what that model was asked; NULL if none"),
+        Column("side", _TEXT, "input|output|both"),
+        Column("status", _TEXT, "ok|weak|unscored"),
+        order_by="run_id label_id",
+    ),
+    _table(
+        "label_score",
+        _RUN,
+        Column("label_id", _INT64, "label number, unique in a run"),
+        Column("metric", _TEXT, "detection|fuzzing|coverage|purity ..."),
+        Column("value", _REAL, "0..1 unless the metric says otherwise; NULL with a reason"),
+        _LO,
+        _HI,
+        _NULL_VALUE,
+        Column("n_pos", _INT32, "positives"),
+        Column("n_neg", _INT32, "negatives"),
+        Column("n_unanswered", _INT32, "examples without an answer"),
+        Column("negatives", _TEXT, "how the negatives were chosen"),
+        Column("scorer", _TEXT, "rule, or the language model that answered"),
+        _SPLIT,
+        _SEED,
+        Column("reason", _TEXT, "why the value is NULL; else NULL"),
+        order_by="run_id label_id metric split scorer seed",
+    ),
+)
+
+_STEERING_TABLES = (
+    _table(
+        "steerability",
+        _RUN,
+        _FEATURE,
+        Column("output_score", _REAL, "0..1, of its promoted tokens under a strong push"),
+        Column("delta_conf", _REAL, "change of the top token's probability"),
+        Column("logit_footprint", _REAL, "norm of the direct change of the logits"),
+        Column("self_share", _REAL, "0..1, of the change in all features that is its own"),
+        Column("best_coefficient", _REAL, "multiples of the mean residual norm"),
+        Column("hm", _REAL, "0..1, harmonic mean of concept, preservation and fluency"),
+        Column("lo", _REAL, "lower end of the 95 % interval of hm"),
+        Column("hi", _REAL, "upper end of the 95 % interval of hm"),
+        order_by="run_id feature_id",
+    ),
+    _table(
+        "direction",
+        _DIRECTION,
+        Column("source", _TEXT, "method that found it"),
+        _CONCEPT,
+        Column("hook_point", _TEXT, "blocks.<layer>.hook_resid_<site>"),
+        Column("run_id", _TEXT, "slug of the SAE; NULL if it is no feature"),
+        Column("feature_id", _INT32, "latent; NULL if it is no feature"),
+        Column("norm", _REAL, "length before it was made unit, the stream's units"),
+        Column("provenance", _TEXT, "what it was made of", is_json=True),
+        order_by="direction_id",
+    ),
+    _table(
+        "steer_score",
+        _DIRECTION,
+        Column("prompt_set", _TEXT, "prompts steered"),
+        _BUDGET,
+        _COEFFICIENT,
+        _UNIT,
+        Column("metric", _TEXT, "name of the measure"),
+        Column("value", _REAL, "in the metric's unit"),
+        _LO,
+        _HI,
+        _NULL_VALUE,
+        Column("n", _INT32, "prompts"),
+        _SEED,
+        order_by="direction_id prompt_set budget coefficient unit metric seed",
+    ),
+    _table(
+        "frontier",
+        _DIRECTION,
+        Column("source", _TEXT, "method that found it"),
+        _CONCEPT,
+        _BUDGET,
+        _COEFFICIENT,
+        _UNIT,
+        Column("metric", _TEXT, "name of the measure"),
+        Column("value", _REAL, "in the metric's unit, at the budget"),
+        _LO,
+        _HI,
+        order_by="direction_id budget metric",
+    ),
+    _table(
+        "explanation",
+        _DIRECTION,
+        Column("rank", _INT16, "0-based, in the order the pursuit chose"),
+        _FEATURE,
+        Column("weight", _REAL, "signed; positive promotes"),
+        Column("cosine", _REAL, "of the direction and its first rank + 1 features"),
+        Column("recovery", _REAL, "share of the direction's effect that they give back"),
+        Column("null_value", _REAL, "95th percentile of cosine over random directions"),
+        order_by="direction_id rank",
+    ),
+)
+
+CORPUS_TABLES = tuple(table.name for table in _CORPUS_TABLES)
+"""Written by the stage `corpus` to `data/corpus/<table>.parquet`."""
+
+SAE_TABLES = tuple(table.name for table in _SAE_TABLES)
+"""Written by the stage `harvest` to `data/features/<slug>/<table>.parquet`."""
+
+LATER_TABLES = tuple(table.name for table in _LABEL_TABLES + _STEERING_TABLES)
+"""Written after the stage `index`, to `data/<stage>/<file>.parquet`."""
+
+FILE_STEMS: Mapping[str, str] = {"steerability": "causal"}
+"""Tables whose file is not named after them."""
+
+TABLES: Mapping[str, Table] = {
+    table.name: table
+    for table in (
+        *_CORPUS_TABLES,
+        *_SAE_TABLES,
+        *_ACTIVATION_TABLES,
+        *_LABEL_TABLES,
+        *_STEERING_TABLES,
+    )
+}
+"""Every table by its name in SQL."""
