@@ -1,0 +1,1 @@
+"""Ratios against peers and against bare passes, in one run on one machine."""
