@@ -1,0 +1,179 @@
+"""Rules that might say when a feature fires, made from the documents of one split.
+
+Each maker proposes a few rules of its kind; none scores them. Makers look at where the
+feature fires in the evidence they are given, which is the `label` split, or `train` for
+features too rare to be seen there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from features.auroc import Reading
+from features.documents import Evidence
+from features.rows import NO_PIECE, Rows
+from features.rules import (
+    ConceptRule,
+    PositionRange,
+    Repetition,
+    Rule,
+    TokenClass,
+    TokenSet,
+    TopicWords,
+    level_of,
+)
+from features.trie import context_patterns
+from features.vocab import PIECE_CLASSES
+
+MAX_PIECES = 48
+"""A longer list of pieces is no name."""
+PEAKS = (0.0, 0.3, 0.6)
+"""Shares of a feature's largest value above which its firing may count for a rule."""
+OFFSETS = (0, -1, -2, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A rule, and the value above which the feature's firing counts for it."""
+
+    rule: Rule
+    threshold: float = 0.0
+    """0: any firing counts. Weak firings of a sparse code are often mere remainders."""
+
+
+class CandidateMaker:
+    """Proposes rules from one split; totals that all features share are counted once."""
+
+    def __init__(self, evidence: Evidence, readings: tuple[Reading, ...]) -> None:
+        self.evidence = evidence
+        self._readings = readings
+        self._rows = evidence.documents.rows
+        real = ~self._rows.is_special
+        self._real = real
+        self._totals = {offset: _totals(self._rows, offset, real) for offset in OFFSETS}
+        pairs = np.unique(
+            self._rows.doc[real].astype(np.int64) * self._rows.n_pieces + self._rows.token_id[real]
+        )
+        self._pair_doc, self._pair_piece = np.divmod(pairs, self._rows.n_pieces)
+        self._docs_with = np.bincount(self._pair_piece, minlength=self._rows.n_pieces)
+
+    def propose(self, feature: int) -> tuple[Candidate, ...]:
+        """Distinct candidates for a feature; none where it does not fire."""
+        row, value = self.evidence.of(feature)
+        if len(row) == 0:
+            return ()
+        rules = [
+            *self._token_sets(row),
+            *context_patterns(self._rows, row),
+            *self._classes(),
+            *self._positions(row),
+        ]
+        thresholds = [share * float(value.max()) for share in PEAKS]
+        return (
+            *self._concepts(feature),
+            *(Candidate(rule, least) for rule in dict.fromkeys(rules) for least in thresholds),
+            *self._topics(row, value, thresholds),
+        )
+
+    def _token_sets(self, row: Int[np.ndarray, " act"]) -> Iterator[TokenSet]:
+        """Pieces by lift, at the token or near it, cut where F1 is best and shorter."""
+        for offset in OFFSETS:
+            piece, fired = np.unique(self._rows.piece_at(offset)[row], return_counts=True)
+            inside = piece != NO_PIECE
+            piece, fired = piece[inside], fired[inside]
+            if len(piece) == 0:
+                continue
+            order, best = cut_by_lift(fired, self._totals[offset][piece], len(row))
+            for size in sorted({1, 2, 4, min(best, MAX_PIECES)} & set(range(1, best + 1))):
+                chosen = order[:size]
+                by_count = chosen[np.argsort(-fired[chosen], kind="stable")]
+                yield TokenSet(tuple(int(p) for p in piece[by_count]), offset)
+
+    def _classes(self) -> Iterator[Rule]:
+        yield Repetition()
+        for kind in PIECE_CLASSES:
+            if self._rows.vocab.classes[kind].any():
+                yield TokenClass(kind)
+                yield TokenClass(kind, -1)
+
+    def _positions(self, row: Int[np.ndarray, " act"]) -> Iterator[PositionRange]:
+        low, high = np.percentile(self._rows.pos[row], [5, 95]).astype(int)
+        yield PositionRange(1, max(1, int(high)))
+        yield PositionRange(int(low), int(high))
+        if low > 1:
+            yield PositionRange(int(low))
+
+    def _topics(
+        self,
+        row: Int[np.ndarray, " act"],
+        value: Float[np.ndarray, " act"],
+        thresholds: list[float],
+    ) -> Iterator[Candidate]:
+        """Words that set documents where the feature fires apart from the others."""
+        doc = self._rows.doc[row]
+        largest = np.zeros(self._rows.n_docs)
+        np.maximum.at(largest, doc, value)
+        for threshold in thresholds:
+            positive = largest > threshold
+            if not 0 < positive.sum() < len(positive):
+                continue
+            yield from (Candidate(rule, threshold) for rule in self._topic_words(positive))
+
+    def _topic_words(self, positive: Bool[np.ndarray, " doc"]) -> Iterator[TopicWords]:
+        with_piece = np.bincount(
+            self._pair_piece, weights=positive[self._pair_doc], minlength=self._rows.n_pieces
+        )
+        piece = np.flatnonzero((with_piece >= 2) & (self._docs_with <= 0.7 * len(positive)))
+        precision = with_piece[piece] / (self._docs_with[piece] + 1)
+        piece = piece[np.lexsort((piece, -with_piece[piece], -precision))]
+        piece = piece[:MAX_PIECES]
+        if len(piece) == 0:
+            return
+        rank = np.full(self._rows.n_pieces, len(piece))
+        rank[piece] = np.arange(len(piece))
+        width = len(piece) + 1
+        place = self._rows.doc[self._real] * width + rank[self._rows.token_id[self._real]]
+        count = np.bincount(place, minlength=self._rows.n_docs * width).reshape(-1, width)
+        held = np.cumsum(count[:, :-1], axis=1)
+        for at_least in (1, 2, 3):
+            says = held >= at_least
+            f1 = 2 * (says & positive[:, None]).sum(axis=0) / (says.sum(axis=0) + positive.sum())
+            size = int(f1.argmax()) + 1
+            yield TopicWords(tuple(int(p) for p in piece[: max(size, at_least)]), at_least)
+
+    def _concepts(self, feature: int) -> Iterator[Candidate]:
+        """The three concepts that the feature reads best, by F1 over the rule 'always'."""
+        scored = []
+        for number, reading in enumerate(self._readings):
+            always = 2 * reading.n_pos / max(2 * reading.n_pos + reading.n_neg, 1)
+            f1 = reading.best_f1[feature]
+            if np.isfinite(f1) and always < 1:
+                scored.append(((f1 - always) / (1 - always), -number))
+        for _, number in sorted(scored, reverse=True)[:3]:
+            reading = self._readings[-number]
+            truth = reading.truth
+            yield Candidate(ConceptRule(truth.name, truth.level), float(reading.threshold[feature]))
+
+
+def cut_by_lift(
+    fired: Int[np.ndarray, " piece"], total: Int[np.ndarray, " piece"], n_act: int
+) -> tuple[Int[np.ndarray, " piece"], int]:
+    """Pieces by the share of their occurrences that fire, and how many give the best F1."""
+    order = np.lexsort((-fired, -(fired / (total + 1))))
+    right, says = np.cumsum(fired[order]), np.cumsum(total[order])
+    return order, int((2 * right / (says + n_act)).argmax()) + 1
+
+
+def is_about_documents(candidate: Candidate) -> bool:
+    """Whether the candidate is judged on documents rather than on tokens."""
+    return level_of(candidate.rule) == "document"
+
+
+def _totals(rows: Rows, offset: int, real: Bool[np.ndarray, " token"]) -> Int[np.ndarray, " vocab"]:
+    piece = rows.piece_at(offset)[real]
+    counts: np.ndarray = np.bincount(piece[piece != NO_PIECE])
+    return counts
