@@ -1,0 +1,152 @@
+"""The `tiller` command: walk the graph, ask the store, look at features, steer by name.
+
+Nothing heavy is imported here; each command imports what it needs when it is called.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="tiller",
+    help="Find the features inside a language model, name them, query them in SQL, steer by name.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+features = typer.Typer(
+    help="Look features up by name, by text, or on a text.", no_args_is_help=True
+)
+app.add_typer(features, name="features")
+
+Workspace = Annotated[
+    Path, typer.Option("--workspace", "-w", help="Folder that the graph was run in.")
+]
+AllowWeak = Annotated[
+    bool, typer.Option("--allow-weak", help="Accept names that do not beat their null.")
+]
+
+
+class Format(StrEnum):
+    """How `tiller sql` prints its answer."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+    PARQUET = "parquet"
+
+
+@app.command()
+def run(
+    first: Annotated[str | None, typer.Option("--from", help="First stage to run.")] = None,
+    last: Annotated[str | None, typer.Option("--to", help="Last stage to run.")] = None,
+    force: Annotated[bool, typer.Option(help="Run stages even if nothing changed.")] = False,
+    workspace: Workspace = Path(),
+    params: Annotated[Path | None, typer.Option(help="Parameters to run with.")] = None,
+) -> None:
+    """Walk the graph of dvc.yaml, running only what changed."""
+    from pipelines.walk import walk
+
+    walk(workspace=workspace, params=params, first=first, last=last, force=force)
+
+
+@app.command()
+def sql(
+    statement: Annotated[str, typer.Argument(help="One SELECT.")],
+    format: Annotated[Format, typer.Option(help="How to print the rows.")] = Format.TABLE,
+    out: Annotated[Path | None, typer.Option(help="File to write instead of printing.")] = None,
+    max_rows: Annotated[int, typer.Option(min=1, help="Most rows to return.")] = 10_000,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds before it is ended.")] = 30.0,
+    workspace: Workspace = Path(),
+) -> None:
+    """Ask the store one read-only SELECT."""
+    from pipelines.sql_output import write
+    from store.sandbox import query
+
+    rows = query(workspace, statement, max_rows=max_rows, timeout_s=timeout)
+    write(rows, format=format.value, out=out)
+
+
+@app.command()
+def steer(
+    prompt: Annotated[str, typer.Argument(help="Text to continue.")],
+    feature: Annotated[
+        list[str], typer.Option("--feature", help="name=coefficient, for example sea=+0.5.")
+    ],
+    unit: Annotated[str, typer.Option(help="norm, max_act or raw.")] = "norm",
+    compare: Annotated[bool, typer.Option(help="Print the unsteered text beside it.")] = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of the continuation.")] = 48,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token.")] = 0.7,
+    seed: Annotated[int, typer.Option(help="Same seed, same text.")] = 0,
+    samples: Annotated[int, typer.Option(min=1, help="Continuations to draw.")] = 1,
+    allow_weak: AllowWeak = False,
+    workspace: Workspace = Path(),
+) -> None:
+    """Continue a text with named features turned up or down."""
+    from pipelines.steer_cli import steer_text
+
+    steer_text(
+        prompt,
+        feature,
+        unit=unit,
+        compare=compare,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        seed=seed,
+        samples=samples,
+        allow_weak=allow_weak,
+        workspace=workspace,
+    )
+
+
+@features.command()
+def search(
+    text: Annotated[str, typer.Argument(help="A name, or words of a label.")],
+    limit: Annotated[int, typer.Option(min=1, help="Most features to list.")] = 20,
+    workspace: Workspace = Path(),
+) -> None:
+    """List the features that a text points to."""
+    from pipelines.features_cli import search_features
+
+    search_features(text, limit=limit, workspace=workspace)
+
+
+@features.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A name such as sea, or its number.")],
+    contexts: Annotated[int, typer.Option(min=1, help="Contexts to print.")] = 8,
+    workspace: Workspace = Path(),
+) -> None:
+    """Statistics, contexts, promoted tokens and scores of one feature."""
+    from pipelines.features_cli import show_feature
+
+    show_feature(name, contexts=contexts, workspace=workspace)
+
+
+@features.command()
+def on(
+    text: Annotated[str, typer.Argument(help="Any text.")],
+    sae: Annotated[str | None, typer.Option(help="Slug of the SAE; the first by default.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Features listed on each token.")] = 4,
+    workspace: Workspace = Path(),
+) -> None:
+    """List the named features that fire on each token of a text."""
+    from pipelines.features_cli import features_on
+
+    features_on(text, sae=sae, limit=limit, workspace=workspace)
+
+
+def main() -> None:
+    """Entry point of the console script; an expected error is one line and exit code 2."""
+    from pipelines.stage import one_line_errors
+
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    with one_line_errors(debug=debug or bool(os.environ.get("TILLER_DEBUG"))):
+        app(args=arguments, prog_name="tiller")

@@ -1,0 +1,102 @@
+"""decoder: what a latent writes, u = W_dec[f] / |W_dec[f]|.
+
+Causal by construction, yet not by meaning: a latent that reads a concept may write little of it,
+so `select` chooses among them by what they cause. A dead latent's row is arbitrary and refused.
+
+Source: Templeton et al. 2024, "Scaling Monosemanticity" (feature steering by clamping).
+"""
+
+from __future__ import annotations
+
+import math
+
+from sae.model import SparseAutoencoder
+from sae.sparsity import ReLU
+from steering.direction import Direction
+from steering.errors import DirectionError
+from steering.intervention import Latent
+
+
+def decoder(
+    sae: SparseAutoencoder,
+    feature_id: int,
+    *,
+    max_act: float,
+    mean_norm: float | None = None,
+    concept: str | None = None,
+    run_id: str | None = None,
+) -> Direction:
+    """The direction that latent `feature_id` writes.
+
+    Args:
+        sae: any; its decoder rows need not be of length 1.
+        feature_id: 0-based.
+        max_act: largest activation seen, in the stream's units; 0 for a dead latent.
+        mean_norm: mean norm of the stream at the autoencoder's hook point.
+        concept: what it was chosen for.
+        run_id: the autoencoder's slug, kept as provenance.
+
+    Raises:
+        DirectionError: there is no such latent, or it is dead.
+    """
+    _require_alive(sae, feature_id, max_act)
+    return Direction.from_vector(
+        sae.W_dec[feature_id],
+        sae.hook_point,
+        mean_norm=mean_norm,
+        max_act=max_act,
+        source="decoder",
+        concept=concept,
+        provenance={"run_id": run_id, "feature_id": feature_id},
+    )
+
+
+def latent(
+    sae: SparseAutoencoder,
+    feature_id: int,
+    *,
+    max_act: float,
+    mean_norm: float | None = None,
+    run_id: str | None = None,
+) -> Latent:
+    """The latent as a target that reads its own activation, for set, cap, floor, scale and ablate.
+
+    For TopK and BatchTopK the calibrated threshold decides whether it fires, since a full encode
+    would need every column; it fires as often as in training, not always on the same tokens.
+
+    Raises:
+        DirectionError: there is no such latent, it is dead, or no threshold was calibrated.
+    """
+    _require_alive(sae, feature_id, max_act)
+    if sae.threshold is None and not isinstance(sae.sparsity, ReLU):
+        raise DirectionError(
+            f"{sae.sparsity} without a calibrated threshold; expected one, since a single latent "
+            "cannot see the others; calibrate the autoencoder (sae.calibrate), or add its direction"
+        )
+    length = float(sae.W_dec[feature_id].double().norm())
+    # Scaled so that an activation is the length written, also for rows that are not of length 1.
+    column = sae.W_enc[:, feature_id].double() * length
+    bias = float(sae.b_enc[feature_id].double() * length - sae.b_dec.double() @ column)
+    own = 0.0 if sae.threshold is None else float(sae.threshold[feature_id]) * length
+    return Latent(
+        reader=column.float(),
+        bias=bias,
+        threshold=max(own, 0.0),
+        writer=(sae.W_dec[feature_id].double() / length).float(),
+        hook_point=sae.hook_point,
+        max_act=max_act,
+        mean_norm=mean_norm,
+        source=f"latent {feature_id}" if run_id is None else f"latent {run_id}/{feature_id}",
+    )
+
+
+def _require_alive(sae: SparseAutoencoder, feature_id: int, max_act: float) -> None:
+    if not 0 <= feature_id < sae.d_sae:
+        raise DirectionError(
+            f"latent {feature_id} does not exist; expected 0 to {sae.d_sae - 1}; correct the number"
+        )
+    if not (math.isfinite(max_act) and max_act > 0) or not bool(sae.W_dec[feature_id].any()):
+        raise DirectionError(
+            f"latent {feature_id} is dead (largest activation {max_act:g}); expected one that "
+            "fires, since a dead latent's direction is arbitrary; choose another"
+        )
