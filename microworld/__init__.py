@@ -6,9 +6,9 @@ Importing it loads no torch. The model trained on it lies in `MODEL_DIR`, made b
 
 from pathlib import Path
 
-from microworld.concepts import ATTRIBUTES, CONCEPTS, Concept, attribute_of
-from microworld.grammar import ConceptSpan, Document, Span, documents, grammar_hash, sample
-from microworld.judge import Posterior, entropy_floor, log_prob, posterior, probability
+from microworld.concepts import ATTRIBUTES, CONCEPTS, attribute_of
+from microworld.grammar import Document, documents, grammar_hash, sample
+from microworld.judge import entropy_floor, log_prob, posterior, probability
 from microworld.probes import Prompt, pairs, prompts
 
 MODEL_DIR = Path(__file__).parent / "model"
@@ -18,12 +18,8 @@ __all__ = [
     "ATTRIBUTES",
     "CONCEPTS",
     "MODEL_DIR",
-    "Concept",
-    "ConceptSpan",
     "Document",
-    "Posterior",
     "Prompt",
-    "Span",
     "attribute_of",
     "documents",
     "entropy_floor",

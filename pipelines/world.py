@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any
 
-from microworld import CONCEPTS, Concept, Prompt, pairs, prompts, sample
+from microworld import CONCEPTS, Prompt, pairs, prompts, sample
 from microworld import Document as WorldDocument
+from microworld.concepts import Concept
 from pipelines.labels import Concepts, Labels, Place
 from pipelines.params import Params
 from pipelines.pieces import Document

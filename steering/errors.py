@@ -32,7 +32,7 @@ class CoefficientError(SteeringError):
     """The coefficient has no meaning in its unit."""
 
 
-class BudgetUnreachable(SteeringError):  # noqa: N818 (it says what happened)
+class BudgetUnreachable(SteeringError):
     """No coefficient in the bracket costs what was asked."""
 
 
