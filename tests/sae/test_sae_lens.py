@@ -1,5 +1,6 @@
 """SAELens as the oracle, both ways; it is imported in a process of its own."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -70,7 +71,11 @@ def oracle(
     for name, rule in OURS.items():
         save(make_sae(rule), root / "ours" / name)
     done = subprocess.run(
-        [sys.executable, "-c", ORACLE, str(root)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", ORACLE, str(root)],
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.stdout.strip().endswith("done"), done.stderr
     return root
