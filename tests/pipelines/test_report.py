@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from pipelines import report
@@ -36,25 +38,25 @@ STEERING = {
 }
 
 
-def test_the_league_is_ranked_and_marks_its_controls():
+def test_the_league_is_ranked_and_marks_its_controls() -> None:
     rows = report._league(STEERING)["rows"]
     assert rows[0]["cells"][0] == "causal"
     assert rows[1]["control"]
     assert rows[0]["cells"][1] == "0.70 [0.60, 0.80]"
 
 
-def test_a_score_that_is_not_defined_is_a_dash_and_never_a_zero():
+def test_a_score_that_is_not_defined_is_a_dash_and_never_a_zero() -> None:
     random = next(row for row in report._league(STEERING)["rows"] if row["cells"][0] == "random")
     assert set(random["cells"][1:]) == {"–"}
 
 
-def test_a_finding_says_better_only_if_its_interval_lies_above_zero():
+def test_a_finding_says_better_only_if_its_interval_lies_above_zero() -> None:
     better, open_question = report._findings(STEERING)
     assert "better; " in better
     assert "not told apart" in open_question
 
 
-def test_numbers_of_a_plot_read_empty_cells_as_none(tmp_path):
+def test_numbers_of_a_plot_read_empty_cells_as_none(tmp_path: Path) -> None:
     path = tmp_path / "plot.csv"
     path.write_text("method,value\ncausal,0.5\nrandom,\n")
     assert report._numbers(path) == [
@@ -64,7 +66,7 @@ def test_numbers_of_a_plot_read_empty_cells_as_none(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["<script>alert(1)</script>", "<|bos|> & <b>"])
-def test_text_of_corpus_and_model_is_escaped(text):
+def test_text_of_corpus_and_model_is_escaped(text: str) -> None:
     from jinja2 import Environment, FileSystemLoader
 
     page = Environment(loader=FileSystemLoader(report.TEMPLATES), autoescape=True)

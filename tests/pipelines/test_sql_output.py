@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,7 +11,7 @@ from pipelines.sql_output import write
 ROWS = pa.table({"slug": ["sea", "[red]x[/red]\x1b[31m", None], "score": [0.5, 1.0, None]})
 
 
-def test_a_table_prints_names_numbers_and_nulls(capsysbinary):
+def test_a_table_prints_names_numbers_and_nulls(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     write(ROWS, format="table", out=None)
     text = capsysbinary.readouterr().out.decode()
     assert "slug" in text
@@ -18,14 +19,16 @@ def test_a_table_prints_names_numbers_and_nulls(capsysbinary):
     assert "NULL" in text
 
 
-def test_markup_and_terminal_codes_in_the_data_are_printed_as_text(capsysbinary):
+def test_markup_and_terminal_codes_in_the_data_are_printed_as_text(
+    capsysbinary: pytest.CaptureFixture[bytes],
+) -> None:
     write(ROWS, format="table", out=None)
     text = capsysbinary.readouterr().out.decode()
     assert "[red]x[/red]" in text
     assert "\x1b[31m" not in text
 
 
-def test_csv_and_json_hold_the_same_rows(tmp_path):
+def test_csv_and_json_hold_the_same_rows(tmp_path: Path) -> None:
     write(ROWS, format="csv", out=tmp_path / "rows.csv")
     write(ROWS, format="json", out=tmp_path / "rows.json")
     lines = (tmp_path / "rows.csv").read_text().splitlines()
@@ -35,11 +38,11 @@ def test_csv_and_json_hold_the_same_rows(tmp_path):
     assert rows == ROWS.to_pylist()
 
 
-def test_parquet_reads_back_as_it_was(tmp_path):
+def test_parquet_reads_back_as_it_was(tmp_path: Path) -> None:
     write(ROWS, format="parquet", out=tmp_path / "rows.parquet")
     assert pq.read_table(tmp_path / "rows.parquet").equals(ROWS)
 
 
-def test_an_unknown_format_names_the_known_ones():
+def test_an_unknown_format_names_the_known_ones() -> None:
     with pytest.raises(PipelineError, match="table, csv, json or parquet"):
         write(ROWS, format="xml", out=None)

@@ -16,7 +16,7 @@ CONFIG = Path(__file__).parents[2] / "configs" / "stories260k.yaml"
 
 
 @pytest.fixture(scope="module")
-def workspace(real_dir, tmp_path_factory):
+def workspace(real_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace in which the graph ran on at most 60,000 tokens and 500 steps."""
     folder = tmp_path_factory.mktemp("stories")
     params = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
@@ -38,30 +38,29 @@ def workspace(real_dir, tmp_path_factory):
     return folder / "work"
 
 
-def tiller(*arguments, cwd=None):
+def tiller(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "pipelines", *arguments],
         capture_output=True,
         text=True,
-        cwd=cwd,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
         check=False,
     )
 
 
-def test_the_corpus_has_at_most_sixty_thousand_tokens(workspace):
-    (tokens,) = open_store(workspace).execute("SELECT count(*) FROM token").fetchone()
+def test_the_corpus_has_at_most_sixty_thousand_tokens(workspace: Path) -> None:
+    [(tokens,)] = open_store(workspace).execute("SELECT count(*) FROM token").fetchall()
     assert 10_000 < tokens <= 60_000
 
 
-def test_the_autoencoder_explains_most_of_the_stream(workspace):
+def test_the_autoencoder_explains_most_of_the_stream(workspace: Path) -> None:
     metrics = json.loads((workspace / "metrics" / "train-main.json").read_text())
     assert metrics["explained_variance"] > 0.7
     assert metrics["l0"] <= 8.5
 
 
-def test_a_named_feature_reads_the_pronoun(workspace):
-    found = (
+def test_a_named_feature_reads_the_pronoun(workspace: Path) -> None:
+    [(best,)] = (
         open_store(workspace)
         .execute(
             """
@@ -69,25 +68,25 @@ def test_a_named_feature_reads_the_pronoun(workspace):
             WHERE c.name = 'she' AND fc.split = 'test'
             """
         )
-        .fetchone()
+        .fetchall()
     )
     # Measured .785 after 400 steps on 120 stories; .5 is chance.
-    assert found[0] > 0.7
+    assert best > 0.7
 
 
-def test_the_frontier_holds_controls_beside_the_methods(workspace):
+def test_the_frontier_holds_controls_beside_the_methods(workspace: Path) -> None:
     rows = open_store(workspace).execute("SELECT DISTINCT source FROM frontier").fetchall()
     sources = {source for (source,) in rows}
     assert {"causal", "label", "diff_mean", "random", "random_feature"} <= sources
 
 
-def test_the_report_shows_steered_text(workspace):
+def test_the_report_shows_steered_text(workspace: Path) -> None:
     page = (workspace / "reports" / "index.html").read_text(encoding="utf-8")
     assert "Unsteered and steered" in page
     assert "data:image/png;base64," in page
 
 
-def test_steering_by_name_prints_both_texts(workspace):
+def test_steering_by_name_prints_both_texts(workspace: Path) -> None:
     shown = tiller(
         "steer",
         "Tom and Lily went to the park.",
