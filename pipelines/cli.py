@@ -51,7 +51,7 @@ def run(
     params: Annotated[Path | None, typer.Option(help="Parameters to run with.")] = None,
 ) -> None:
     """Walk the graph of dvc.yaml, running only what changed."""
-    from pipelines.walk import walk
+    from pipelines.walk.walker import walk
 
     walk(workspace=workspace, params=params, first=first, last=last, force=force)
 
@@ -66,7 +66,7 @@ def sql(
     workspace: Workspace = Path(),
 ) -> None:
     """Ask the store one read-only SELECT."""
-    from pipelines.sql_output import write
+    from pipelines.commands.sql import write
     from store.sandbox import query
 
     rows = query(workspace, statement, max_rows=max_rows, timeout_s=timeout)
@@ -89,7 +89,7 @@ def steer(
     workspace: Workspace = Path(),
 ) -> None:
     """Continue a text with named features turned up or down."""
-    from pipelines.steer_cli import steer_text
+    from pipelines.commands.steer import steer_text
 
     steer_text(
         prompt,
@@ -112,7 +112,7 @@ def search(
     workspace: Workspace = Path(),
 ) -> None:
     """List the features that a text points to."""
-    from pipelines.features_cli import search_features
+    from pipelines.commands.features import search_features
 
     search_features(text, limit=limit, workspace=workspace)
 
@@ -124,7 +124,7 @@ def show(
     workspace: Workspace = Path(),
 ) -> None:
     """Statistics, contexts, promoted tokens and scores of one feature."""
-    from pipelines.features_cli import show_feature
+    from pipelines.commands.features import show_feature
 
     show_feature(name, contexts=contexts, workspace=workspace)
 
@@ -137,7 +137,7 @@ def on(
     workspace: Workspace = Path(),
 ) -> None:
     """List the named features that fire on each token of a text."""
-    from pipelines.features_cli import features_on
+    from pipelines.commands.features import features_on
 
     features_on(text, sae=sae, limit=limit, workspace=workspace)
 

@@ -20,11 +20,11 @@ from lm.errors import TokenizerMismatch
 from lm.source import find_folder, read_facts
 from lm.tokenizer import Tokenizer, open_tokenizer
 from lm.vocabulary import vocabulary
-from pipelines.concepts import concepts_of
+from pipelines.corpora.concepts import concepts_of
+from pipelines.corpora.labels import Concepts
+from pipelines.corpora.pieces import Document, gather
 from pipelines.errors import CorpusError
-from pipelines.labels import Concepts
 from pipelines.params import CorpusParams, Params, SplitParams, load_params
-from pipelines.pieces import Document, gather
 from pipelines.stage import model_source, run_stage
 from store.atomic import whole_dir
 from store.manifest import write_json

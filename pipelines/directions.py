@@ -19,14 +19,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from pipelines.bench import Bench
-from pipelines.choice import Ranking, Trial, rank_features
-from pipelines.judges import open_judge
 from pipelines.params import Params, load_params
-from pipelines.response import feature_direction
 from pipelines.stage import run_stage
-from pipelines.steerability import causal_rows
-from pipelines.trials import CORPUS, direction_id
+from pipelines.trial.arms import CORPUS, direction_id
+from pipelines.trial.bench import Bench
+from pipelines.trial.choice import Ranking, Trial, rank_features
+from pipelines.trial.judges import open_judge
+from pipelines.trial.response import feature_direction
+from pipelines.trial.steerability import causal_rows
 from steering.direction import Direction, Fact, save_directions
 from steering.select import (
     weights_by_effect,

@@ -18,7 +18,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float
 
-from pipelines.cells import (
+from pipelines.errors import require
+from pipelines.params import Params, load_params
+from pipelines.stage import model_source, run_stage
+from pipelines.trial.arms import (
+    CORPUS,
+    PROMPT,
+    UNSTEERED,
+    arms_of,
+    heldout_documents,
+    prefix_of,
+)
+from pipelines.trial.cells import (
     Cell,
     Key,
     Resampling,
@@ -27,20 +38,9 @@ from pipelines.cells import (
     score_rows,
     with_tax,
 )
-from pipelines.errors import require
-from pipelines.judges import Judge, open_judge
-from pipelines.params import Params, load_params
-from pipelines.scoring import Texts, baseline, score_judged
-from pipelines.stage import model_source, run_stage
-from pipelines.summary import dose_rows, frontier_summary, summary
-from pipelines.trials import (
-    CORPUS,
-    PROMPT,
-    UNSTEERED,
-    arms_of,
-    heldout_documents,
-    prefix_of,
-)
+from pipelines.trial.judges import Judge, open_judge
+from pipelines.trial.scoring import Texts, baseline, score_judged
+from pipelines.trial.summary import dose_rows, frontier_summary, summary
 from steering.fluency import mean_nats, reference
 from store.atomic import whole_dir, whole_file
 from store.manifest import write_json

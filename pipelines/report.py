@@ -16,15 +16,15 @@ from typing import Any
 
 import duckdb
 
-from pipelines import plots
 from pipelines.errors import require
-from pipelines.gallery import cards
+from pipelines.page import plots
+from pipelines.page.gallery import cards
 from pipelines.params import Params, load_params
 from pipelines.stage import run_stage
 from store.atomic import whole_dir
 
 OUT = Path("reports")
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parent / "page" / "templates"
 HEADLINE = "dce=0.1"
 """The budget whose texts are shown."""
 log = logging.getLogger(__name__)

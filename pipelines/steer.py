@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from pipelines.errors import require
 from pipelines.params import Params, SteerParams, load_params
 from pipelines.stage import model_source, run_stage
-from pipelines.trials import (
+from pipelines.trial.arms import (
     PREFIX_TOKENS,
     PROMPT,
     UNSTEERED,

@@ -12,7 +12,7 @@ import yaml
 from typer.main import get_command
 
 from pipelines.cli import app
-from pipelines.graph import read_graph
+from pipelines.walk.graph import read_graph
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

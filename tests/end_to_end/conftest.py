@@ -21,9 +21,9 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.inputs import open_digests
 from pipelines.params import Params
-from pipelines.walk import outcomes
+from pipelines.walk.inputs import open_digests
+from pipelines.walk.walker import outcomes
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ("store", "lm", "sae", "features", "steering", "microworld", "pipelines")
@@ -144,7 +144,9 @@ def house(tiny_lm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with pytest.MonkeyPatch.context() as patch:
         for name, value in _environment(root).items():
             patch.setenv(name, value)
-        subprocess.run([sys.executable, "-m", "pipelines.inputs"], cwd=built.dvc_dir, check=True)
+        subprocess.run(
+            [sys.executable, "-m", "pipelines.walk.inputs"], cwd=built.dvc_dir, check=True
+        )
         first = built.both()
         assert first[0] == first[1]
         assert len(first[0]) == 12

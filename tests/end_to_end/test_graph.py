@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pipelines.graph import PROJECT
-from pipelines.inputs import open_digests
-from pipelines.links import remove
+from pipelines.walk.graph import PROJECT
+from pipelines.walk.inputs import open_digests
+from pipelines.walk.links import remove
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import House
@@ -163,7 +163,7 @@ def test_a_changed_byte_of_the_model_is_read_again(house: House) -> None:
 
 def _refresh_inputs(house: House) -> None:
     """What `tiller run` does by itself, for DVC."""
-    subprocess.run([sys.executable, "-m", "pipelines.inputs"], cwd=house.dvc_dir, check=True)
+    subprocess.run([sys.executable, "-m", "pipelines.walk.inputs"], cwd=house.dvc_dir, check=True)
 
 
 def _path() -> dict[str, str]:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from pipelines.graph import PROJECT, Stage, read_graph
-from pipelines.inputs import open_digests
-from pipelines.links import link
+from pipelines.walk.graph import PROJECT, Stage, read_graph
+from pipelines.walk.inputs import open_digests
+from pipelines.walk.links import link
 from store.atomic import link_tree
 
 if TYPE_CHECKING:

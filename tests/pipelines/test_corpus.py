@@ -23,11 +23,11 @@ from lm.errors import ModelNotFound, TokenizerMismatch
 from lm.tokenizer import open_tokenizer
 from lm.vocabulary import vocabulary
 from pipelines import corpus
-from pipelines.documents import read_documents
+from pipelines.corpora.documents import read_documents
+from pipelines.corpora.lexicon import Lexicon, first_words, pairs
+from pipelines.corpora.pieces import split_of, split_text
 from pipelines.errors import CorpusError
-from pipelines.lexicon import Lexicon, first_words, pairs
 from pipelines.params import ConceptParams, CorpusParams, SplitParams
-from pipelines.pieces import split_of, split_text
 from store.manifest import content_hash
 
 STORIES = [
@@ -406,7 +406,7 @@ def world(workspace: Path, tiny_lm_dir: Path) -> Path:
 
 def test_the_microworld_comes_with_everything_its_grammar_knows(world: Path) -> None:
     from microworld import CONCEPTS, sample
-    from pipelines.world import CORPUS_SEEDS
+    from pipelines.corpora.world import CORPUS_SEEDS
 
     concepts = {row["concept_id"]: row["name"] for row in rows(world, "concept")}
     assert list(concepts.values()) == [concept.name for concept in CONCEPTS]
@@ -455,7 +455,7 @@ def test_the_microworlds_prompts_and_pairs_are_its_own(world: Path) -> None:
 
 def test_the_stage_loads_no_torch_and_no_transformers() -> None:
     program = (
-        "import sys, pipelines.corpus, pipelines.world; "
+        "import sys, pipelines.corpus, pipelines.corpora.world; "
         "sys.exit(bool({'torch', 'transformers', 'datasets'} & set(sys.modules)))"
     )
     repository = Path(str(pipelines.__file__)).parents[1]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 import pytest
 
-from pipelines.graph import PROJECT, Stage, read_graph
 from pipelines.params import Params, load_params
+from pipelines.walk.graph import PROJECT, Stage, read_graph
 
 PACKAGES = {"lm", "sae", "store", "features", "steering", "microworld"}
 STAGES = {
@@ -56,8 +57,8 @@ def _paths(names: Iterator[str]) -> Iterator[str]:
             continue
         if top in PACKAGES:
             yield top
-        elif top == "pipelines" and inner and (PROJECT / top / f"{inner[0]}.py").is_file():
-            yield f"pipelines/{inner[0]}.py"
+        elif top == "pipelines" and (PROJECT / Path(top, *inner)).with_suffix(".py").is_file():
+            yield f"{'/'.join([top, *inner])}.py"
 
 
 def is_code(dep: str) -> bool:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from pipelines.trials import METHODS
+from pipelines.trial.arms import METHODS
 from store.manifest import content_hash
 from store.schema import read_table
 

@@ -1,0 +1,1 @@
+"""What `tiller sql`, `tiller features` and `tiller steer` do."""

@@ -1,0 +1,1 @@
+"""The steering trial that directions, steer and evaluate share: arms, prompts, judges, scores."""

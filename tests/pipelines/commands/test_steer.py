@@ -1,0 +1,159 @@
+"""`tiller steer`: what may be asked for, what is printed, and that it is what the model says."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import duckdb
+import pytest
+import torch
+
+from features.errors import AmbiguousFeature, UnknownFeature
+from lm.errors import ContextOverflow
+from lm.generate import generate
+from lm.model import LanguageModel
+from pipelines.commands.steer import Wish, parse_wish, steer_text
+from pipelines.errors import MissingInput
+from sae.checkpoint import save
+from sae.model import SparseAutoencoder
+from sae.sparsity import ReLU
+from steering.errors import CoefficientError, DirectionError
+from steering.intervention import Add
+from steering.sources.decoder import decoder
+from steering.steer import edits_for
+
+HOOK = "blocks.0.hook_resid_post"
+PROMPT = "One day a boat"
+
+
+def autoencoder() -> SparseAutoencoder:
+    generator = torch.Generator().manual_seed(3)
+    rows = torch.randn(6, 16, generator=generator)
+    rows /= rows.norm(dim=1, keepdim=True)
+    zero = torch.zeros
+    return SparseAutoencoder(rows.T.contiguous(), rows, zero(6), zero(16), ReLU(), None, HOOK)
+
+
+def store(_workspace: Path) -> duckdb.DuckDBPyConnection:
+    connection = duckdb.connect()
+    connection.execute(
+        """
+        CREATE TABLE run (run_id TEXT, layer INT, mean_norm REAL);
+        INSERT INTO run VALUES ('main', 0, 2.0), ('wide', 1, 3.0), ('deep', 1, 3.0);
+        CREATE TABLE feature_stats (run_id TEXT, feature_id INT, max_value REAL);
+        INSERT INTO feature_stats VALUES ('main', 2, 4.0), ('main', 3, 1.5), ('main', 4, 0.0);
+        """
+    )
+    return connection
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, tiny_lm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with an autoencoder, a stand-in for the store, and a terminal of 200 columns."""
+    text = f"model: {{name: {tiny_lm_dir}, device: cpu, dtype: float32}}\n"
+    text += f"dump: {{hook_points: [{HOOK}]}}\nsae: {{main: {{hook_point: {HOOK}}}}}\n"
+    (tmp_path / "params.yaml").write_text(text)
+    (tmp_path / "data" / "store").mkdir(parents=True)
+    save(autoencoder(), tmp_path / "data" / "sae" / "main")
+    search = ModuleType("features.search")
+    named = SimpleNamespace(run_id="main", feature_id=2, slug="sea")
+    search.resolve = lambda _store, _name, allow_weak: named  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "features.search", search)
+    monkeypatch.setattr("store.catalog.open", store)
+    monkeypatch.setenv("COLUMNS", "200")
+    return tmp_path
+
+
+def printed(capsys: pytest.CaptureFixture[str], workspace: Path, *features: str, **how: Any) -> str:
+    steer_text(PROMPT, features, workspace=workspace, max_new_tokens=6, temperature=0.0, **how)
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "wish"),
+    [
+        ("sea=+0.5", Wish("sea", "add", 0.5)),
+        ("sea = -1e-1", Wish("sea", "add", -0.1)),
+        ("main/12=2", Wish("main/12", "add", 2.0)),
+        ("sea:=0.8", Wish("sea", "set", 0.8)),
+        ("sea=off", Wish("sea", "off", 0.0)),
+        ("token: a=b=1", Wish("token: a=b", "add", 1.0)),
+    ],
+)
+def test_a_wish_is_read_as_it_is_written(text: str, wish: Wish) -> None:
+    assert parse_wish(text) == wish
+
+
+@pytest.mark.parametrize("text", ["sea", "=1", "sea=", "sea=much", "sea=nan", "sea:=off", ""])
+def test_anything_else_says_how_to_write_it(text: str) -> None:
+    with pytest.raises(CoefficientError, match=r"--feature sea=\+0.5"):
+        parse_wish(text)
+
+
+def test_both_texts_are_printed_side_by_side_with_coefficient_and_unit(
+    workspace: Path, capsys: pytest.CaptureFixture[str], tiny_lm: LanguageModel
+) -> None:
+    out = printed(capsys, workspace, "sea=+1.5", compare=True)
+    ids = tiny_lm.encode(PROMPT)
+    along = decoder(autoencoder(), 2, max_act=4.0, mean_norm=2.0)
+    for edits in ([], [Add(along, 1.5)]):
+        made = generate(
+            tiny_lm,
+            [ids],
+            max_new_tokens=6,
+            temperature=0.0,
+            seeds=[0],
+            edits=edits_for(tiny_lm, edits),
+        )[0]
+        words = tiny_lm.decode([*made.prompt_ids, *made.ids]).split()
+        assert all(word in out for word in words if word.isprintable())
+    assert "sea +1.5 norm = +3 raw, main/2 at blocks.0.hook_resid_post" in out
+    assert out.index("unsteered") < out.rindex("steered")
+
+
+@pytest.mark.parametrize(
+    ("feature", "how", "line"),
+    [
+        ("main/3=-0.5", {}, "main/3 -0.5 norm = -1 raw"),
+        ("0/3=2", {"unit": "max_act"}, "0/3 +2 max_act = +3 raw"),
+        ("sea:=0.5", {}, "sea held at 0.5 max_act = 2 raw"),
+        ("sea=off", {}, "sea off"),
+    ],
+)
+def test_a_feature_may_be_numbered_held_or_off(
+    workspace: Path,
+    capsys: pytest.CaptureFixture[str],
+    feature: str,
+    how: dict[str, Any],
+    line: str,
+) -> None:
+    out = printed(capsys, workspace, feature, **how)
+    assert line in out
+    assert "unsteered" not in out
+
+
+@pytest.mark.parametrize(
+    ("feature", "how", "error", "message"),
+    [
+        ("sea=1", {"unit": "sigma"}, CoefficientError, "norm, max_act, raw"),
+        ("7/3=1", {}, UnknownFeature, r"main \(layer 0\)"),
+        ("1/3=1", {}, AmbiguousFeature, "deep, wide"),
+        ("main/99=1", {}, UnknownFeature, "no feature 99"),
+        ("main/4=1", {}, DirectionError, "dead"),
+        ("sea=1", {"max_new_tokens": 999}, ContextOverflow, "context"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(
+    workspace: Path, feature: str, how: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message) as raised:
+        steer_text(PROMPT, [feature], workspace=workspace, **how)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_folder_without_a_store_says_what_to_run(tmp_path: Path) -> None:
+    with pytest.raises(MissingInput, match="tiller run --to index"):
+        steer_text(PROMPT, ["sea=1"], workspace=tmp_path)
