@@ -6,30 +6,36 @@ model is escaped by the template.
 
 from __future__ import annotations
 
-import base64
-import csv
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
 from pipelines.errors import require
-from pipelines.page import plots
 from pipelines.page.gallery import cards
+from pipelines.page.league import HEADLINE, Row, aims, findings, league, number
+from pipelines.page.pictures import draw, embedded
 from pipelines.params import Params, load_params
 from pipelines.stage import run_stage
 from store.atomic import whole_dir
 
 OUT = Path("reports")
 TEMPLATES = Path(__file__).parent / "page" / "templates"
-HEADLINE = "dce=0.1"
-"""The budget whose texts are shown."""
+NAMES = {
+    "labelled": "features with a name",
+    "above_null": "of them above their null",
+    "withheld_above_null": "above their null with the concept table withheld",
+    "concepts_tracked": "concepts that a linear probe reads (AUROC ≥ .95)",
+    "tracked_named_well": "of them with a named feature of test AUROC ≥ .90",
+    "tracked_not_named_well": "tracked, without such a feature",
+    "withheld_finds_tracked": "of them found again by a rule without the concept table (F1 ≥ .7)",
+    "kinds": "names by kind of rule",
+}
+"""Figures of metrics/labels.json, and what they say."""
 log = logging.getLogger(__name__)
-
-Row = Mapping[str, Any]
 
 
 def main() -> None:
@@ -40,30 +46,35 @@ def main() -> None:
 
     params = load_params()
     require(Path("data/store/catalog.sql"), "index")
-    names = _json(require(Path("metrics/labels.json"), "label"))
+    labels = _json(require(Path("metrics/labels.json"), "label"))
     steering = _json(require(Path("metrics/steering.json"), "evaluate"))
     con = open_store(Path())
-    pictures = draw(params)
+    pictures = draw(params.sae)
     page = Environment(
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined
     ).get_template("report.html.j2")
+    runs = _runs(con, params)
     html = page.render(
         model=Path(params.model.name).name,
         title=f"Features of {Path(params.model.name).name}",
         subtitle=_subtitle(con, params),
-        runs=_runs(con, params),
-        names=_names(names),
+        summary=[*_summary(runs, labels), *findings(steering)],
+        runs=runs,
+        names=_names(labels),
         cards=cards(
             con,
             features=params.report.features,
             contexts=params.report.contexts,
             first=params.directions.concepts,
         ),
-        figures={"sae": _figures(pictures, "training"), "steering": _figures(pictures, "steering")},
-        league=_league(steering),
-        findings=_findings(steering),
+        figures={name: embedded(pictures, name) for name in ("training", "steering")},
+        league=league(steering),
+        aims=aims(steering),
         samples=_samples(con, params.report.samples),
-        samples_note=f"Method causal, budget {HEADLINE} nats a token.",
+        samples_note=(
+            f"Method causal, budget {HEADLINE.partition('=')[2]} nats a token; the first test "
+            "prompts, none chosen."
+        ),
     )
     with whole_dir(OUT) as scratch:
         (scratch / "plots").mkdir()
@@ -71,52 +82,6 @@ def main() -> None:
             (scratch / "plots" / f"{name}.png").write_bytes(picture)
         (scratch / "index.html").write_text(html, encoding="utf-8")
     log.info("report: %s", OUT / "index.html")
-
-
-def draw(params: Params) -> dict[str, tuple[bytes, str]]:
-    """The report's pictures by name, each with its caption."""
-    steps = {
-        slug: _numbers(path)
-        for slug in params.sae
-        if (path := Path(f"plots/train-{slug}.csv")).exists()
-    }
-    steps = {slug: rows for slug, rows in steps.items() if rows}
-    found = {}
-    if steps:
-        found["training"] = (
-            plots.training(steps),
-            "Training: explained variance and the share of latents that have not fired lately.",
-        )
-    frontier = _numbers(require(Path("plots/steering-frontier.csv"), "evaluate"))
-    if frontier:
-        panels = [
-            (title, plots.curves(frontier, name="method", x="budget", y=column))
-            for column, title in (("value", "HM"), ("concept", "C, concept"), ("fluency", "F"))
-        ]
-        found["steering-frontier"] = (
-            plots.lines(panels, x_label="ΔCE, nats a token", y_label="score", log_x=True),
-            "The frontier: what each method reaches at equal cost. Bands are 95 % intervals of HM "
-            "over concepts' prompts; grey lines are controls.",
-        )
-    dose = _numbers(require(Path("plots/steering-dose.csv"), "evaluate"))
-    if dose:
-        panels = [
-            (title, plots.curves(dose, name="method", x="coefficient", y=column))
-            for column, title in (("value", "C, concept"), ("fluency", "F"), ("hm", "HM"))
-        ]
-        found["steering-dose"] = (
-            plots.lines(panels, x_label="coefficient, multiples of the mean norm", y_label="score"),
-            "Dose and response: the concept rises with the coefficient, fluency pays for it.",
-        )
-    return found
-
-
-def _figures(pictures: Mapping[str, tuple[bytes, str]], prefix: str) -> list[dict[str, str]]:
-    return [
-        {"alt": name, "caption": caption, "data": base64.b64encode(picture).decode("ascii")}
-        for name, (picture, caption) in pictures.items()
-        if name.startswith(prefix)
-    ]
 
 
 def _subtitle(con: duckdb.DuckDBPyConnection, params: Params) -> str:
@@ -143,87 +108,53 @@ def _runs(con: duckdb.DuckDBPyConnection, params: Params) -> list[dict[str, str]
             "run_id": row["run_id"],
             "hook_point": row["hook_point"],
             "d_sae": f"{row['d_sae']:,}",
-            "l0": _number(row["l0"], ".1f"),
-            "explained_variance": _number(row["explained_variance"], ".3f"),
-            "ce_recovered": _number(row["ce_recovered"], ".3f"),
-            "dead": _number(row["dead"], ".1%"),
-            "gamma": _number(row["gamma"], ".2f"),
+            "l0": number(row["l0"], ".1f"),
+            "explained_variance": number(row["explained_variance"], ".3f"),
+            "ce_recovered": number(row["ce_recovered"], ".3f"),
+            "dead": number(row["dead"], ".1%"),
+            "gamma": number(row["gamma"], ".2f"),
             "n_act": f"{row['n_act']:,}",
         }
         for row in rows
     ]
 
 
-def _names(metrics: Row) -> list[dict[str, str]]:
-    """Every plain number of metrics/labels.json, SAE by SAE, as it is called there."""
-    shown = []
-    for slug, found in metrics.items():
-        for key, value in found.items():
-            if isinstance(value, dict):
-                kinds = sorted(value.items(), key=lambda item: (-item[1], item[0]))
-                text = ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in kinds)
-            elif isinstance(value, list):
-                text = ", ".join(map(str, value))
-            else:
-                text = f"{value:.3f}" if isinstance(value, float) else f"{value}"
-            shown.append({"slug": slug, "what": key.replace("_", " "), "value": text})
-    return shown
-
-
-def _league(steering: Row) -> dict[str, Any]:
-    budgets = steering["budgets"]
-    methods = list(dict.fromkeys(name for found in budgets.values() for name in found))
-    headline = HEADLINE if HEADLINE in budgets else next(iter(budgets), None)
-    ranked = sorted(
-        methods,
-        key=lambda name: -(budgets.get(headline, {}).get(name, {}).get("hm") or 0.0),
-    )
-    columns = ["method"]
-    columns += [f"HM at {budget.partition('=')[2]}" for budget in budgets]
-    columns += [f"{name} at {str(headline).partition('=')[2]}" for name in ("C", "P", "F", "ΔCE")]
-    rows = []
-    for name in ranked:
-        cells = [name, *(_with_interval(found.get(name, {}), "hm") for found in budgets.values())]
-        at = budgets[headline].get(name, {}) if headline else {}
-        cells += [_number(at.get(key), ".2f") for key in ("concept", "preservation", "fluency")]
-        cells.append(_number(at.get("delta_ce"), ".3f"))
-        rows.append({"cells": cells, "control": name in plots.CONTROLS})
-    for name in ("prompt", "unsteered"):
-        found = steering.get(name) or {}
-        if found:
-            blank = ["–"] * max(0, len(budgets) - 1)
-            cells = [f"{name} (no budget)", _with_interval(found, "hm"), *blank]
-            cells += [
-                _number(found.get(key), ".2f") for key in ("concept", "preservation", "fluency")
-            ]
-            cells.append(_number(found.get("delta_ce"), ".3f"))
-            rows.append({"cells": cells, "control": name == "unsteered"})
-    note = (
-        "Means over concepts, with 95 % bootstrap intervals over prompts. HM is the harmonic mean "
-        "of C, P and F. A dash is a budget that no coefficient met, or a score that is not defined."
-    )
-    return {"columns": columns, "rows": rows, "note": note}
-
-
-def _findings(steering: Row) -> list[str]:
-    """Causal choice against choice by label, and against the mean difference, as sentences."""
+def _summary(runs: list[dict[str, str]], labels: Row) -> list[str]:
+    """What came out of it, an SAE a sentence."""
     said = []
-    for key, ours, theirs in (
-        ("causal_against_label", "the feature chosen by what it causes", "the best-reading one"),
-        ("causal_against_diff_mean", "the feature chosen by what it causes", "the mean difference"),
-        ("causal3_against_diff_mean", "three such features together", "the mean difference"),
-    ):
-        found = (steering.get(key) or {}).get(HEADLINE) or {}
-        hm = found.get("hm") or {}
-        if hm.get("value") is None:
-            continue
-        verdict = "better" if hm["lo"] > 0 else "worse" if hm["hi"] < 0 else "not told apart"
+    for run in runs:
+        found = labels.get(run["run_id"]) or {}
+        named = (
+            f"; {found['labelled']:,} features have names, {found['above_null']:.1%} of them above "
+            "their null"
+            if found.get("above_null") is not None
+            else ""
+        )
         said.append(
-            f"At ΔCE {HEADLINE.partition('=')[2]}, {ours} against {theirs}: HM "
-            f"{hm['value']:+.3f} [{hm['lo']:+.3f}, {hm['hi']:+.3f}], {verdict}; better on "
-            f"{found['concepts_better']} of {found['n_concepts']} concepts."
+            f"{run['run_id']}: {run['d_sae']} latents explain {run['explained_variance']} of the "
+            f"variance with {run['l0']} of them a token, and keep {run['ce_recovered']} of what "
+            f"the model predicts{named}."
         )
     return said
+
+
+def _names(labels: Row) -> list[dict[str, str]]:
+    """The figures of metrics/labels.json, SAE by SAE."""
+    return [
+        {"slug": slug, "what": what, "value": _said(found[key])}
+        for slug, found in labels.items()
+        for key, what in NAMES.items()
+        if found.get(key) is not None
+    ]
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, dict):
+        kinds = sorted(value.items(), key=lambda item: (-item[1], item[0]))
+        return ", ".join(f"{kind.replace('_', ' ')} {count}" for kind, count in kinds)
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return f"{value:.1%}" if isinstance(value, float) else f"{value:,}"
 
 
 def _samples(con: duckdb.DuckDBPyConnection, most: int) -> list[dict[str, Any]]:
@@ -257,17 +188,6 @@ def _samples(con: duckdb.DuckDBPyConnection, most: int) -> list[dict[str, Any]]:
     return list(groups.values())
 
 
-def _with_interval(found: Row, name: str) -> str:
-    value, lo, hi = found.get(name), found.get(f"{name}_lo"), found.get(f"{name}_hi")
-    if value is None:
-        return "–"
-    return f"{value:.2f}" if lo is None or hi is None else f"{value:.2f} [{lo:.2f}, {hi:.2f}]"
-
-
-def _number(value: float | None, form: str) -> str:
-    return "–" if value is None else format(value, form)
-
-
 def _rows(
     con: duckdb.DuckDBPyConnection, sql: str, values: Mapping[str, object]
 ) -> list[dict[str, Any]]:
@@ -279,21 +199,6 @@ def _rows(
 def _json(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
-
-
-def _numbers(path: Path) -> Sequence[dict[str, Any]]:
-    """Rows of a CSV, its numbers as floats, an empty cell as None."""
-    with path.open(encoding="utf-8", newline="") as lines:
-        return [{key: _value(text) for key, text in row.items()} for row in csv.DictReader(lines)]
-
-
-def _value(text: str) -> float | str | None:
-    if text == "":
-        return None
-    try:
-        return float(text)
-    except ValueError:
-        return text
 
 
 if __name__ == "__main__":

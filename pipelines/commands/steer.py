@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from lm.generate import Generation
     from lm.model import LanguageModel
+    from steering.direction import Direction, Unit
     from steering.intervention import Intervention
 
 
@@ -45,6 +46,8 @@ class Found:
     name: str
     mean_norm: float | None
     max_act: float
+    best_dose: float | None
+    """What the dose-response did best at, in mean norms; None where it was not tried."""
 
 
 def steer_text(
@@ -136,8 +139,10 @@ def _find_one(store: duckdb.DuckDBPyConnection, name: str, *, allow_weak: bool) 
         run_id, feature_id, shown = ref.run_id, ref.feature_id, ref.slug
     row = store.execute(
         """
-        SELECT run.mean_norm, feature_stats.max_value
-        FROM feature_stats JOIN run USING (run_id)
+        SELECT run.mean_norm, feature_stats.max_value, steerability.best_coefficient
+        FROM feature_stats
+        JOIN run USING (run_id)
+        LEFT JOIN steerability USING (run_id, feature_id)
         WHERE run_id = $run_id AND feature_id = $feature_id
         """,
         {"run_id": run_id, "feature_id": feature_id},
@@ -149,7 +154,7 @@ def _find_one(store: duckdb.DuckDBPyConnection, name: str, *, allow_weak: bool) 
             f"{run_id} has no feature {feature_id}; expected one of its rows in feature_stats; "
             "look with `tiller features search`"
         )
-    return Found(run_id, feature_id, shown, row[0], float(row[1] or 0.0))
+    return Found(run_id, feature_id, shown, row[0], float(row[1] or 0.0), row[2])
 
 
 def _run_of(store: duckdb.DuckDBPyConnection, text: str) -> str:
@@ -193,7 +198,8 @@ def _interventions(
             along = decoder(sae, f.feature_id, max_act=f.max_act, mean_norm=f.mean_norm)
             edits.append(Add(along, wish.value, known))
             length = along.length(wish.value, known)
-            lines.append(f"{f.name} {wish.value:+g} {unit} = {length:+.3g} raw, {place}")
+            tried = _best_dose(f, along, known)
+            lines.append(f"{f.name} {wish.value:+g} {unit} = {length:+.3g} raw, {place}{tried}")
             continue
         target = latent(sae, f.feature_id, max_act=f.max_act, mean_norm=f.mean_norm)
         if wish.kind == "off":
@@ -204,6 +210,14 @@ def _interventions(
             level = wish.value * f.max_act
             lines.append(f"{f.name} held at {wish.value:g} max_act = {level:.3g} raw, {place}")
     return edits, lines
+
+
+def _best_dose(found: Found, along: Direction, unit: Unit) -> str:
+    """What the store knows of the right dose, in the unit that was asked for."""
+    if found.best_dose is None:
+        return ""
+    dose = along.length(found.best_dose, "norm") / along.length(1.0, unit)
+    return f"; of the doses tried, {dose:+.2g} {unit} did best"
 
 
 def _text(lm: LanguageModel, generation: Generation) -> str:

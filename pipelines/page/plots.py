@@ -92,7 +92,7 @@ def _draw(axis: Axes, curve: Curve, colour: str) -> None:
         axis.fill_between(curve.x, curve.lo, curve.hi, color=colour, alpha=0.12, lw=0)
 
 
-def training(steps: Mapping[str, Sequence[Mapping[str, float]]]) -> bytes:
+def training(steps: Mapping[str, Sequence[Mapping[str, Any]]]) -> bytes:
     """Explained variance and share of dead latents by step, a line an SAE, as PNG bytes."""
     figure = _figure(2)
     axes = figure.subplots(1, 2)

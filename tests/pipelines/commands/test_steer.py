@@ -45,6 +45,8 @@ def store(_workspace: Path) -> duckdb.DuckDBPyConnection:
         INSERT INTO run VALUES ('main', 0, 2.0), ('wide', 1, 3.0), ('deep', 1, 3.0);
         CREATE TABLE feature_stats (run_id TEXT, feature_id INT, max_value REAL);
         INSERT INTO feature_stats VALUES ('main', 2, 4.0), ('main', 3, 1.5), ('main', 4, 0.0);
+        CREATE TABLE steerability (run_id TEXT, feature_id INT, best_coefficient REAL);
+        INSERT INTO steerability VALUES ('main', 2, 0.25);
         """
     )
     return connection
@@ -133,6 +135,14 @@ def test_a_feature_may_be_numbered_held_or_off(
     out = printed(capsys, workspace, feature, **how)
     assert line in out
     assert "unsteered" not in out
+
+
+@pytest.mark.parametrize(("unit", "dose"), [("norm", "+0.25 norm"), ("max_act", "+0.12 max_act")])
+def test_the_dose_that_did_best_is_told_where_the_store_knows_it(
+    workspace: Path, capsys: pytest.CaptureFixture[str], unit: str, dose: str
+) -> None:
+    assert f"{dose} did best" in printed(capsys, workspace, "sea=1", unit=unit)
+    assert "did best" not in printed(capsys, workspace, "main/3=1", unit=unit)
 
 
 @pytest.mark.parametrize(
