@@ -88,16 +88,13 @@ class ConceptCheck:
     f1: float | None
 
 
-def choose_labels(
-    label: Evidence, train: Evidence, score: Evidence, n_act: np.ndarray, config: LabelConfig
-) -> Chosen:
+def choose_labels(label: Evidence, train: Evidence, score: Evidence, config: LabelConfig) -> Chosen:
     """Rules and slugs of every feature with enough firings.
 
     A concept's best feature takes the concept for its rule and its bare name for a slug;
     other features get the rule with the best skill on the score split.
 
-    Args:
-        n_act: firings of each feature in the whole corpus.
+    Firings are counted in these three splits, so that no test document decides who is named.
 
     Raises:
         LabelError: evidence of the test split was given.
@@ -105,7 +102,7 @@ def choose_labels(
     chooser = Chooser(label, train, score, complexity_penalty=config.complexity_penalty)
     readings = read_concepts(score)
     somewhere = (label.n_act + train.n_act) > 0
-    alive = (n_act >= config.min_firings) & somewhere
+    alive = (label.n_act + train.n_act + score.n_act >= config.min_firings) & somewhere
     named_by = best_by_concept(readings, alive & (score.n_act > 0), least_auroc=LEAST_AUROC)
     by_feature = {feature: concept for concept, feature in named_by.items()}
     wanted = (True, False) if config.withheld else (True,)

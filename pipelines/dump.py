@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow.compute as pc
 from tqdm import tqdm
 
 from lm import HookPoint, LanguageModel, open_model, token_losses
@@ -44,6 +45,8 @@ class Corpus:
     token_id: npt.NDArray[np.int32]
     starts: npt.NDArray[np.int64]
     """One more than there are documents: the last one is the number of tokens."""
+    test: npt.NDArray[np.int32]
+    """Documents of the split `test`: stored as the others are, and in no statistic."""
 
     @classmethod
     def read(cls) -> Corpus:
@@ -51,7 +54,8 @@ class Corpus:
         token = read_table(require(CORPUS / "token.parquet", "corpus"), "token")
         doc = read_table(require(CORPUS / "doc.parquet", "corpus"), "doc")
         starts = np.append(doc["tok_start"].to_numpy(), token.num_rows)
-        return cls(token["token_id"].to_numpy(), starts.astype(np.int64))
+        test = doc.filter(pc.equal(doc["split"], "test"))["doc_id"].to_numpy()
+        return cls(token["token_id"].to_numpy(), starts.astype(np.int64), test)
 
     @property
     def n_docs(self) -> int:
@@ -103,7 +107,7 @@ def main() -> None:
     waiting = [part for part in parts if not part.is_done]
     _announce(lm, corpus, points, params.dump, waiting)
     _run(lm, corpus, params.dump, parts)
-    _finish(points, params.dump, parts, work)
+    _finish(points, params.dump, parts, work, corpus.test)
     shutil.rmtree(WORK, ignore_errors=True)
 
 
@@ -216,14 +220,18 @@ def write_one(
 
 
 def _finish(
-    points: Sequence[HookPoint], params: DumpParams, parts: Sequence[Part], work: Path
+    points: Sequence[HookPoint],
+    params: DumpParams,
+    parts: Sequence[Part],
+    work: Path,
+    test: npt.NDArray[np.int32],
 ) -> None:
-    """Link the shards into the out, with statistics of what they hold."""
+    """Link the shards into the out, with statistics of the documents that are not for testing."""
     with whole_dir(RESIDUALS) as out:
         for point in points:
             stats = RunningStats()
             for batch in Residuals.open(work / str(point)).batches():
-                stats.add(batch)
+                stats.add(batch, left_out=test)
             link_tree(work / str(point), out / str(point))
             write_stats(out / str(point), stats, str(point), params.dtype)
         if params.loss:

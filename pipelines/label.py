@@ -90,26 +90,25 @@ def _label_run(
     run_id: str, hook_point: str, learned: dict[str, Documents], vocab: Vocab, config: LabelConfig
 ) -> tuple[dict[str, pa.Table], dict[str, Any]]:
     root = FEATURES / run_id
-    stats = read_table(root / "feature_stats.parquet", "feature_stats")
-    n_act = stats["n_act"].to_numpy()
+    d_sae = read_table(root / "feature_stats.parquet", "feature_stats").num_rows
     label, train, score = gather(
-        [learned[name] for name in ("label", "train", "score")], iter_features(root), len(n_act)
+        [learned[name] for name in ("label", "train", "score")], iter_features(root), d_sae
     )
-    chosen = choose_labels(label, train, score, n_act, config)
+    chosen = choose_labels(label, train, score, config)
 
     # Nothing below may change a rule or a slug: from here on, test documents are open.
     documents = read_documents(CORPUS, "test", vocab)
-    (test,) = gather([documents], iter_features(root), len(n_act))
+    (test,) = gather([documents], iter_features(root), d_sae)
     scorer = Scorer(
         test,
-        _ranked(root / "neighbour.parquet", ("kind", "dec_cos"), "other_id", len(n_act)),
+        _ranked(root / "neighbour.parquet", ("kind", "dec_cos"), "other_id", d_sae),
         bootstrap=config.bootstrap,
         seed=config.seed,
     )
     scored = score_labels(chosen.choices, chosen.slugs, scorer)
     withheld = score_labels(chosen.withheld, chosen.withheld_slugs, scorer)
     checks = check_withheld(chosen, test)
-    promoted = _ranked(root / "logit.parquet", ("side", "promotes"), "token_id", len(n_act))
+    promoted = _ranked(root / "logit.parquet", ("side", "promotes"), "token_id", d_sae)
     outputs = output_rules(promoted, [one.choice.feature for one in scored])
     alive = score.n_act > 0
     tables = {

@@ -30,10 +30,17 @@ class RunningStats:
         self._mean: npt.NDArray[np.float64] | None = None
         self._squares = 0.0
 
-    def add(self, batch: ResidualBatch) -> None:
-        """Counts the rows of a batch."""
+    def add(self, batch: ResidualBatch, left_out: npt.NDArray[np.int32] | None = None) -> None:
+        """Counts the rows of a batch.
+
+        Args:
+            left_out: documents that count among `n_rows` and for nothing else.
+        """
         self.n_rows += len(batch)
-        rows = batch.resid[~batch.is_special].astype(np.float64)
+        counted = ~batch.is_special
+        if left_out is not None:
+            counted &= ~np.isin(batch.doc_id, left_out)
+        rows = batch.resid[counted].astype(np.float64)
         if not len(rows):
             return
         mean = rows.mean(axis=0)

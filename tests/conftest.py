@@ -29,6 +29,14 @@ SENTENCES = [
 ]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One process a file, and one for all of end_to_end, whose workspaces are costly to make."""
+    for item in items:
+        group = "end_to_end" if "end_to_end" in item.path.parts else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def tiny_lm_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random 2-layer Llama (d_model 16, context 64) and a 320-piece tokenizer."""

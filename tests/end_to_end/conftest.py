@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,6 +80,8 @@ class House:
 
     dvc_dir: Path
     tiller_dir: Path
+    environment: Mapping[str, str]
+    """Of every process: one thread, no network, libraries refused that no stage may load."""
     params: dict[str, Any] = field(default_factory=dict)
 
     def tell(self, changes: dict[str, Any]) -> None:
@@ -106,18 +108,31 @@ class House:
             return under_dvc.result(), under_tiller
 
     def dvc(self, *arguments: str) -> Ran:
-        done = subprocess.run(
-            [sys.executable, "-m", "dvc", "repro", *arguments],
+        done = self.run("dvc", "repro", *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return frozenset(re.findall(r"^Running stage '(.+)':$", done.stdout, re.MULTILINE))
+
+    def run(self, module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A module of the project's, or of a library, run in DVC's workspace."""
+        return subprocess.run(
+            [sys.executable, "-m", module, *arguments],
             cwd=self.dvc_dir,
+            env=self.environment,
             capture_output=True,
             text=True,
             check=False,
         )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return frozenset(re.findall(r"^Running stage '(.+)':$", done.stdout, re.MULTILINE))
+
+    def environment_with(self, *paths: Path) -> dict[str, str]:
+        """The environment of a process that imports from these folders too."""
+        refused = self.environment["PYTHONPATH"]
+        return {**self.environment, "PYTHONPATH": os.pathsep.join([refused, *map(str, paths)])}
 
     def tiller(self, **options: Any) -> Ran:
-        walked = outcomes(self.tiller_dir, **options)
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in self.environment.items():
+                patch.setenv(name, value)
+            walked = list(outcomes(self.tiller_dir, **options))
         return frozenset(done.stage for done in walked if done.action == "ran")
 
     def lock(self) -> dict[str, str]:
@@ -131,36 +146,32 @@ class House:
 
 
 @pytest.fixture(scope="session")
-def house(tiny_lm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def house(tiny_lm_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> House:
     """Both workspaces after their first, clean run."""
     root = tmp_path_factory.mktemp("house")
-    built = House(root / "dvc", root / "tiller")
+    built = House(root / "dvc", root / "tiller", _environment(root))
     for folder in (built.dvc_dir, built.tiller_dir):
         folder.mkdir()
         shutil.copytree(tiny_lm_dir, folder / "model")
         (folder / "texts.txt").write_text("\n".join(_texts(120)) + "\n")
     _lay_out_for_dvc(built.dvc_dir)
     built.tell({})
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in _environment(root).items():
-            patch.setenv(name, value)
-        subprocess.run(
-            [sys.executable, "-m", "pipelines.walk.inputs"], cwd=built.dvc_dir, check=True
-        )
-        first = built.both()
-        assert first[0] == first[1]
-        assert len(first[0]) == 12
-        yield built
+    built.run("pipelines.walk.inputs").check_returncode()
+    first = built.both()
+    assert first[0] == first[1]
+    assert len(first[0]) == 12
+    return built
 
 
 def _environment(root: Path) -> dict[str, str]:
-    """One thread, no network, and stand-ins for the libraries that no stage may load."""
+    """What every process gets, with stand-ins for the libraries that no stage may load."""
     for library in ("sae_lens", "transformer_lens"):
         (root / "refused" / library).mkdir(parents=True)
         text = f"raise SystemExit('a stage imported {library}')\n"
         (root / "refused" / library / "__init__.py").write_text(text)
     bin_dir = str(Path(sys.executable).parent)
     return {
+        **os.environ,
         "PATH": os.pathsep.join([bin_dir, os.environ.get("PATH", "")]),
         "PYTHONPATH": str(root / "refused"),
         "OMP_NUM_THREADS": "1",

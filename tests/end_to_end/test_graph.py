@@ -5,7 +5,6 @@ from __future__ import annotations
 import compileall
 import hashlib
 import json
-import os
 import resource
 import signal
 import subprocess
@@ -37,7 +36,7 @@ def test_nothing_runs_when_nothing_changed_and_it_costs_little(house: House) -> 
     subprocess.run(
         [sys.executable, "-c", "from pipelines.cli import main; main()", "run", "-w", "."],
         cwd=house.tiller_dir,
-        env=_path(),
+        env=house.environment_with(PROJECT),
         stdout=subprocess.DEVNULL,
         check=True,
     )
@@ -118,7 +117,7 @@ def test_a_killed_training_goes_on_where_it_stood_and_ends_the_same(house: House
     training = subprocess.Popen(
         [sys.executable, "-P", "-m", "pipelines.train", "a"],
         cwd=house.tiller_dir,
-        env=_path(),
+        env=house.environment_with(PROJECT),
     )
     limit = time.monotonic() + 60
     while not any(path.is_file() for path in scratch.rglob("*")):
@@ -128,7 +127,9 @@ def test_a_killed_training_goes_on_where_it_stood_and_ends_the_same(house: House
     training.send_signal(signal.SIGKILL)
     training.wait()
     assert house.digest("data/sae/a") == before, "a killed run leaves the last whole out"
-    subprocess.run(training.args, cwd=house.tiller_dir, env=_path(), check=True)
+    subprocess.run(
+        training.args, cwd=house.tiller_dir, env=house.environment_with(PROJECT), check=True
+    )
     assert house.digest("data/sae/a") == before
 
 
@@ -163,12 +164,7 @@ def test_a_changed_byte_of_the_model_is_read_again(house: House) -> None:
 
 def _refresh_inputs(house: House) -> None:
     """What `tiller run` does by itself, for DVC."""
-    subprocess.run([sys.executable, "-m", "pipelines.walk.inputs"], cwd=house.dvc_dir, check=True)
-
-
-def _path() -> dict[str, str]:
-    paths = [os.environ["PYTHONPATH"], str(PROJECT)]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    house.run("pipelines.walk.inputs").check_returncode()
 
 
 def _cpu_of_children() -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -46,7 +45,7 @@ def alone(house: House, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str
         _lay_out(stage, house.tiller_dir, folder)
         altered = _altered(house.params, stage.params)
         (folder / "params.yaml").write_text(yaml.safe_dump(altered))
-        done = _run(stage, folder, with_torch=name not in LIGHT)
+        done = _run(house, stage, folder, with_torch=name not in LIGHT)
         digests = open_digests(folder)
         return Alone(done, {out: digests.of(folder / out) for out in stage.outs})
 
@@ -70,7 +69,7 @@ def test_a_stage_without_its_input_says_so_in_one_line_and_writes_nothing(
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(house.params))
     if "inputs/model" in stage.deps:
         link_tree(house.tiller_dir / "inputs" / "model", tmp_path / "inputs" / "model")
-    done = _run(stage, tmp_path, with_torch=True)
+    done = _run(house, stage, tmp_path, with_torch=True)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]
@@ -93,11 +92,13 @@ def _find(house: House, name: str) -> Stage:
     return next(stage for stage in stages if stage.name == name)
 
 
-def _run(stage: Stage, folder: Path, *, with_torch: bool) -> subprocess.CompletedProcess[str]:
+def _run(
+    house: House, stage: Stage, folder: Path, *, with_torch: bool
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-P", "-m", stage.module, *stage.arguments],
         cwd=folder,
-        env=_environment(folder, with_torch=with_torch),
+        env=house.environment_with(*_stand_ins(folder, with_torch=with_torch), PROJECT),
         capture_output=True,
         text=True,
         check=False,
@@ -146,12 +147,11 @@ def _another(value: object, *, keep: bool) -> object:
             return value
 
 
-def _environment(folder: Path, *, with_torch: bool) -> dict[str, str]:
-    """The paths of this project, behind a stand-in for torch where torch must not be loaded."""
-    paths = [os.environ["PYTHONPATH"], str(PROJECT)]
-    if not with_torch:
-        stand_in = folder / ".refused" / "torch"
-        stand_in.mkdir(parents=True)
-        (stand_in / "__init__.py").write_text("raise SystemExit('torch was imported')\n")
-        paths.insert(0, str(stand_in.parent))
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+def _stand_ins(folder: Path, *, with_torch: bool) -> list[Path]:
+    """A torch that refuses to be imported, where it must not be."""
+    if with_torch:
+        return []
+    stand_in = folder / ".refused" / "torch"
+    stand_in.mkdir(parents=True)
+    (stand_in / "__init__.py").write_text("raise SystemExit('torch was imported')\n")
+    return [stand_in.parent]

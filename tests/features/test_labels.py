@@ -45,7 +45,6 @@ from tests.features.planted import (
     VOCAB,
     World,
     evidence_of,
-    features_of,
     make_world,
     neighbours,
 )
@@ -55,11 +54,8 @@ WORLD = make_world()
 
 
 def choose(world: World, config: LabelConfig = CONFIG) -> Chosen:
-    n_act = np.zeros(D_SAE, dtype=np.int64)
-    for feature, tok, _ in features_of(world):
-        n_act[feature] = len(tok)
     label, train, score = evidence_of(world, "label", "train", "score")
-    return choose_labels(label, train, score, n_act, config)
+    return choose_labels(label, train, score, config)
 
 
 CHOSEN = choose(WORLD)
@@ -125,7 +121,7 @@ def test_a_marker_in_test_documents_changes_no_rule_and_no_name() -> None:
 def test_the_choice_refuses_test_documents() -> None:
     label, train, test = evidence_of(WORLD, "label", "train", "test")
     with pytest.raises(LabelError, match="test split was given"):
-        choose_labels(label, train, test, np.full(D_SAE, 99), CONFIG)
+        choose_labels(label, train, test, CONFIG)
 
 
 def test_output_rules_are_the_promoted_pieces() -> None:

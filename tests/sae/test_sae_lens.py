@@ -1,6 +1,5 @@
 """SAELens as the oracle, both ways; it is imported in a process of its own."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -72,7 +71,6 @@ def oracle(
         save(make_sae(rule), root / "ours" / name)
     done = subprocess.run(
         [sys.executable, "-c", ORACLE, str(root)],
-        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
         capture_output=True,
         text=True,
         check=False,
