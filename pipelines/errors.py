@@ -34,7 +34,12 @@ class NotEnoughDisk(PipelineError):
 
 
 class StageFailed(PipelineError):
-    """A stage of the graph ended with an error, which it has printed itself."""
+    """A stage of the graph ended with an error."""
+
+    def __init__(self, message: str, *, is_told: bool = False) -> None:
+        """`is_told`: the stage has printed its one line itself, so there is nothing to add."""
+        super().__init__(message)
+        self.is_told = is_told
 
 
 def require(path: Path, stage: str) -> Path:

@@ -5,6 +5,7 @@ The record goes to `.work/runs/`, outside every out, because a time is never a r
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 from features.errors import FeatureError
 from lm.errors import LmError
 from microworld.errors import MicroworldError
-from pipelines.errors import PipelineError
+from pipelines.errors import PipelineError, StageFailed
 from pipelines.params import ModelParams
 from sae.errors import SaeError
 from steering.errors import SteeringError
@@ -34,6 +35,8 @@ EXPECTED = (
 )
 MICROWORLD_MODEL = Path(__file__).resolve().parent.parent / "microworld" / "model"
 INPUTS = Path("inputs")
+EXPECTED_ERROR = 2
+"""Exit code of whatever has said in one line what was wrong."""
 
 
 def run_stage(name: str, main: Callable[[], None]) -> None:
@@ -62,14 +65,16 @@ class one_line_errors:  # noqa: N801 (a context manager reads as a verb phrase)
     ) -> None:
         if self.debug or error is None:
             return
-        if isinstance(error, OSError) and error.errno == 28:
+        if isinstance(error, StageFailed) and error.is_told:
+            raise SystemExit(EXPECTED_ERROR) from None
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             line = "DiskFull: no space left on the device; free some space and run the stage again"
         elif isinstance(error, EXPECTED):
             line = f"{type(error).__name__}: {' '.join(str(error).split())}"
         else:
             return
         sys.stderr.write(line + "\n")
-        raise SystemExit(2) from None
+        raise SystemExit(EXPECTED_ERROR) from None
 
 
 def argument() -> str:

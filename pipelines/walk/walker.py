@@ -21,7 +21,7 @@ from rich.table import Column, Table
 
 from pipelines.errors import PipelineError, StageFailed
 from pipelines.params import load_params
-from pipelines.stage import INPUTS
+from pipelines.stage import EXPECTED_ERROR, INPUTS
 from pipelines.walk.digests import Digests
 from pipelines.walk.graph import PROJECT, Stage, between, overlap, read_graph, value_at
 from pipelines.walk.inputs import link_inputs, open_digests
@@ -172,7 +172,8 @@ class _Walk:
         end = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         raise StageFailed(
             f"stage {stage.name!r} {end}; expected 0, and its own message stands above; mend the "
-            "cause and run `tiller run` again, which skips the stages that are done"
+            "cause and run `tiller run` again, which skips the stages that are done",
+            is_told=code == EXPECTED_ERROR,
         )
 
     def _keep(self, outs: Mapping[str, str], kept: Path) -> None:
