@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
@@ -27,7 +28,7 @@ from pipelines.stage import model_source, run_stage
 from store.atomic import link_tree, whole_dir, whole_file
 from store.manifest import content_hash, fingerprint
 from store.residuals import ResidualBatch, Residuals, RunningStats, write_part, write_stats
-from store.schema import read_table
+from store.schema import read_table, write_table
 
 CORPUS = Path("data/corpus")
 RESIDUALS = Path("data/residuals")
@@ -239,16 +240,9 @@ def _finish(
 
 
 def _write_losses(path: Path, files: Sequence[Path]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     loss = np.concatenate([np.load(file) for file in files])
-    columns = {
-        "tok": pa.array(np.arange(len(loss), dtype=np.int64)),
-        "loss": pa.array(loss, mask=np.isnan(loss)),
-    }
-    with whole_file(path) as scratch:
-        pq.write_table(pa.table(columns), scratch, compression="zstd", compression_level=3)
+    rows = pa.table({"tok": np.arange(len(loss), dtype=np.int64), "loss": loss})
+    write_table(path, "token_loss", rows, {"stage": "dump"})
 
 
 def _megabytes(n_bytes: int) -> str:

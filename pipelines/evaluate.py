@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Float
 
 from pipelines.errors import require
@@ -44,7 +43,7 @@ from pipelines.trial.summary import dose_rows, frontier_summary, summary
 from steering.fluency import mean_nats, reference
 from store.atomic import whole_dir, whole_file
 from store.manifest import write_json
-from store.schema import write_table
+from store.schema import read_table, write_table
 
 if TYPE_CHECKING:
     from steering.tax import Tax
@@ -52,7 +51,7 @@ if TYPE_CHECKING:
 OUT = Path("data/evaluation")
 METRICS = Path("metrics/steering.json")
 PLOTS = Path("plots")
-GENERATIONS = Path("data/steer/generations.parquet")
+GENERATIONS = Path("data/steer/generation.parquet")
 DIRECTIONS = Path("data/directions/directions.safetensors")
 log = logging.getLogger(__name__)
 
@@ -60,7 +59,7 @@ log = logging.getLogger(__name__)
 def main() -> None:
     """Score what `steer` generated and write `data/evaluation`, metrics and plots."""
     params = load_params()
-    generations = pq.read_table(require(GENERATIONS, "steer"))
+    generations = read_table(require(GENERATIONS, "steer"), "generation")
     judge = open_judge(CORPUS, params.executor.workers)
     # All concepts at once, so that worker processes start once.
     probabilities = judged_once(judge, texts_of(generations))

@@ -159,7 +159,6 @@ def _said(value: Any) -> str:
 
 def _samples(con: duckdb.DuckDBPyConnection, most: int) -> list[dict[str, Any]]:
     """Test prompts with the unsteered and the steered text of the same random numbers."""
-    require(Path("data/steer/generations.parquet"), "steer")
     rows = _rows(
         con,
         """
@@ -169,7 +168,7 @@ def _samples(con: duckdb.DuckDBPyConnection, most: int) -> list[dict[str, Any]]:
                    row_number() OVER (
                        PARTITION BY concept, method, budget ORDER BY prompt_id
                    ) AS place
-            FROM read_parquet('data/steer/generations.parquet')
+            FROM generation
             WHERE split = 'test' AND seed = 0
         )
         SELECT s.concept, s.prompt, b.text AS base, s.text AS steered, s.coefficient

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines.errors import require
 from pipelines.params import Params, SteerParams, load_params
@@ -39,6 +38,7 @@ from pipelines.trial.arms import (
     sample_seed,
 )
 from store.atomic import whole_dir
+from store.schema import write_table
 
 if TYPE_CHECKING:
     from lm.model import LanguageModel
@@ -50,36 +50,6 @@ OUT = Path("data/steer")
 DIRECTIONS = Path("data/directions/directions.safetensors")
 CURVE_PROMPTS = 16
 """Prompts of the dose-response, one sample each: a curve for the eye, not a score."""
-SCHEMA = pa.schema(
-    [
-        ("prompt_id", pa.int32()),
-        ("concept", pa.string()),
-        ("method", pa.string()),
-        ("direction_id", pa.string()),
-        ("budget", pa.string()),
-        ("coefficient", pa.float32()),
-        ("unit", pa.string()),
-        ("seed", pa.int32()),
-        ("split", pa.string()),
-        ("prompt", pa.string()),
-        ("text", pa.string()),
-        ("ids", pa.list_(pa.int32())),
-        ("nats", pa.list_(pa.float32())),
-    ]
-)
-COEFFICIENTS = pa.schema(
-    [
-        ("direction_id", pa.string()),
-        ("method", pa.string()),
-        ("concept", pa.string()),
-        ("budget", pa.string()),
-        ("unit", pa.string()),
-        ("coefficient", pa.float32()),
-        ("cost", pa.float32()),
-        ("evaluations", pa.int32()),
-        ("reason", pa.string()),
-    ]
-)
 log = logging.getLogger(__name__)
 
 
@@ -110,10 +80,10 @@ def main() -> None:
     doses = list(_doses(lm, arms, solutions, params.steer))
     generations = _generate(lm, doses, params)
     with whole_dir(OUT) as scratch:
-        pq.write_table(
-            _coefficients(arms, solutions, params.steer), scratch / "coefficients.parquet"
-        )
-        pq.write_table(generations, scratch / "generations.parquet", compression="zstd")
+        metadata = {"stage": "steer"}
+        solved = _coefficients(arms, solutions, params.steer)
+        write_table(scratch / "coefficient.parquet", "coefficient", solved, metadata)
+        write_table(scratch / "generation.parquet", "generation", generations, metadata)
     log.info("%d texts from %d doses of %d arms", generations.num_rows, len(doses), len(arms))
 
 
@@ -196,7 +166,7 @@ def _generate(lm: LanguageModel, doses: Sequence[Dose], params: Params) -> pa.Ta
         answer = answer_of[key]
         row["prompt"], row["text"] = continued(lm, row.pop("prompt_ids"), answer.ids)
         row |= {"ids": list(answer.ids), "nats": answer.nats}
-    return pa.Table.from_pylist(rows, SCHEMA)
+    return pa.Table.from_pylist(rows)
 
 
 def _asks(
@@ -251,7 +221,7 @@ def _coefficients(
         for arm, solved in zip(arms, solutions, strict=True)
         for budget, solution in zip(params.budgets, solved, strict=True)
     ]
-    return pa.Table.from_pylist(rows, COEFFICIENTS)
+    return pa.Table.from_pylist(rows)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,8 @@ def catalog_sql(runs: tuple[RunWidth, ...]) -> str:
         if table.name == "decoder":
             # Too wide to be copied with the small tables, so read where it was written.
             views.append(_table_view(table, _paths(runs, "decoder.parquet")))
+        elif table.name == "token":
+            views.append(_token_view(table))
         elif table.name not in {"act", "act_token"}:
             stem = FILE_STEMS.get(table.name, table.name)
             views.append(_table_view(table, f"'data/{_ANY}/{stem}.parquet'"))
@@ -72,6 +74,17 @@ def _table_view(table: Table, files: str) -> str:
     return (
         f"CREATE OR REPLACE VIEW {table.name} AS\nSELECT {columns}\n"
         f"FROM read_parquet({files}, union_by_name = true, hive_partitioning = false) AS t;\n"
+    )
+
+
+def _token_view(table: Table) -> str:
+    """`token` with the loss that the stage `dump` may have measured, in place of the empty one."""
+    columns = ", ".join("l.loss" if c.name == "loss" else f"t.{c.name}" for c in table.columns)
+    return (
+        f"CREATE OR REPLACE VIEW token AS\nSELECT {columns}\n"
+        f"FROM read_parquet('data/{_ANY}/token.parquet', hive_partitioning = false) AS t\n"
+        f"LEFT JOIN read_parquet('data/{_ANY}/{FILE_STEMS['token_loss']}.parquet',\n"
+        "    union_by_name = true, hive_partitioning = false) AS l ON l.tok = t.tok;\n"
     )
 
 
@@ -124,5 +137,6 @@ _SQL_TYPES = {
     "int64": "BIGINT",
     "int8": "TINYINT",
     "list<item: float>": "REAL[]",
+    "list<item: int32>": "INTEGER[]",
     "string": "VARCHAR",
 }

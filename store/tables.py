@@ -59,6 +59,7 @@ _LO = Column("lo", _REAL, "lower end of the 95 % interval, unit of value")
 _HI = Column("hi", _REAL, "upper end of the 95 % interval, unit of value")
 _NULL_VALUE = Column("null_value", _REAL, "the same measure where nothing is to be found")
 _SEED = Column("seed", _INT32, "seed of the resampling or generation")
+_METHOD = Column("method", _TEXT, "way to steer; none if unsteered")
 _COEFFICIENT = Column("coefficient", _REAL, "how far to steer, in unit")
 _UNIT = Column("unit", _TEXT, "norm|max_act|raw")
 _BUDGET = Column("budget", _TEXT, "cost solved for, such as dce=0.1; NULL if none")
@@ -82,7 +83,7 @@ _CORPUS_TABLES = (
         Column("pos", _INT32, "0-based place in the document"),
         _TOKEN_ID,
         Column("is_special", _BOOL, "position 0 or a special token: left out of statistics"),
-        Column("loss", _REAL, "nats; NULL unless dump.loss"),
+        Column("loss", _REAL, "nats, from token_loss; NULL unless dump.loss"),
         order_by="tok",
     ),
     _table(
@@ -301,6 +302,13 @@ _LABEL_TABLES = (
     ),
 )
 
+_LOSS_TABLE = _table(
+    "token_loss",
+    _TOK,
+    Column("loss", _REAL, "nats; NULL for a document's first token"),
+    order_by="tok",
+)
+
 _STEERING_TABLES = (
     _table(
         "steerability",
@@ -327,6 +335,36 @@ _STEERING_TABLES = (
         Column("norm", _REAL, "length before it was made unit, the stream's units"),
         Column("provenance", _TEXT, "what it was made of", is_json=True),
         order_by="direction_id",
+    ),
+    _table(
+        "coefficient",
+        _DIRECTION,
+        _METHOD,
+        _CONCEPT,
+        _BUDGET,
+        _UNIT,
+        Column("coefficient", _REAL, "how far to steer, in unit; NULL with a reason"),
+        Column("cost", _REAL, "what it cost where it was solved, nats a token"),
+        Column("evaluations", _INT32, "evaluations that the solver took"),
+        Column("reason", _TEXT, "why no coefficient meets the budget; else NULL"),
+        order_by="concept method budget",
+    ),
+    _table(
+        "generation",
+        Column("prompt_id", _INT32, "prompt number"),
+        _CONCEPT,
+        _METHOD,
+        _DIRECTION,
+        _BUDGET,
+        _COEFFICIENT,
+        _UNIT,
+        _SEED,
+        Column("split", _TEXT, "calibrate|test"),
+        Column("prompt", _TEXT, "the text that was continued"),
+        Column("text", _TEXT, "prompt and continuation"),
+        Column("ids", pa.list_(_INT32), "generated ids"),
+        Column("nats", pa.list_(_REAL), "of each generated id, under the unsteered model"),
+        order_by="concept method budget coefficient split prompt_id seed",
     ),
     _table(
         "steer_score",
@@ -377,10 +415,10 @@ CORPUS_TABLES = tuple(table.name for table in _CORPUS_TABLES)
 SAE_TABLES = tuple(table.name for table in _SAE_TABLES)
 """Written by the stage `harvest` to `data/features/<slug>/<table>.parquet`."""
 
-LATER_TABLES = tuple(table.name for table in _LABEL_TABLES + _STEERING_TABLES)
-"""Written after the stage `index`, to `data/<stage>/<file>.parquet`."""
+LATER_TABLES = tuple(table.name for table in (_LOSS_TABLE, *_LABEL_TABLES, *_STEERING_TABLES))
+"""Written by a stage other than `corpus` and `harvest`, to `data/<stage>/<file>.parquet`."""
 
-FILE_STEMS: Mapping[str, str] = {"steerability": "causal"}
+FILE_STEMS: Mapping[str, str] = {"steerability": "causal", "token_loss": "loss"}
 """Tables whose file is not named after them."""
 
 TABLES: Mapping[str, Table] = {
@@ -389,6 +427,7 @@ TABLES: Mapping[str, Table] = {
         *_CORPUS_TABLES,
         *_SAE_TABLES,
         *_ACTIVATION_TABLES,
+        _LOSS_TABLE,
         *_LABEL_TABLES,
         *_STEERING_TABLES,
     )

@@ -93,7 +93,7 @@ def test_every_direction_and_every_choice_of_a_feature_is_the_same(
 
 def test_every_solved_coefficient_is_the_same(house: House, other: Path) -> None:
     ours, theirs = (
-        [row for row in _rows(folder, "steer/coefficients") if row["method"] != CONTROL]
+        [row for row in _rows(folder, "steer/coefficient") if row["method"] != CONTROL]
         for folder in (other, house.tiller_dir)
     )
     assert ours == theirs

@@ -130,7 +130,7 @@ def test_the_causal_feature_is_a_candidate_and_the_control_is_not(workspace: Pat
 
 
 def test_every_budget_is_met_within_tolerance_or_says_why_not(workspace: Path) -> None:
-    for row in pq.read_table("data/steer/coefficients.parquet").to_pylist():
+    for row in pq.read_table("data/steer/coefficient.parquet").to_pylist():
         wanted = float(row["budget"].partition("=")[2])
         assert row["budget"] in BUDGETS
         if row["reason"] is None:
@@ -140,7 +140,7 @@ def test_every_budget_is_met_within_tolerance_or_says_why_not(workspace: Path) -
 
 
 def test_arms_draw_the_same_random_numbers_and_see_the_same_prompts(workspace: Path) -> None:
-    table = pq.read_table("data/steer/generations.parquet")
+    table = pq.read_table("data/steer/generation.parquet")
     tested = table.filter(pc.equal(table["split"], "test"))
     keys: dict[tuple[str, str | None], set[tuple[int, int]]] = {}
     for row in tested.to_pylist():
@@ -152,7 +152,7 @@ def test_arms_draw_the_same_random_numbers_and_see_the_same_prompts(workspace: P
 
 
 def test_a_row_holds_its_prompt_its_text_and_a_number_of_nats_for_each_id(workspace: Path) -> None:
-    for row in pq.read_table("data/steer/generations.parquet").to_pylist():
+    for row in pq.read_table("data/steer/generation.parquet").to_pylist():
         assert row["text"].startswith(row["prompt"])
         assert len(row["ids"]) == len(row["nats"]) > 0
         assert min(row["nats"]) >= 0
@@ -162,14 +162,14 @@ def test_nats_are_the_unsteered_models(workspace: Path, tiny_lm_dir: Path) -> No
     from lm import open_model, token_losses
 
     lm = open_model(tiny_lm_dir, device="cpu", dtype="float32")
-    rows = pq.read_table("data/steer/generations.parquet").to_pylist()
+    rows = pq.read_table("data/steer/generation.parquet").to_pylist()
     for row in [rows[0], rows[len(rows) // 2], rows[-1]]:
         losses = token_losses(lm, [[*lm.encode(row["prompt"]), *row["ids"]]])[0]
         np.testing.assert_allclose(losses[-len(row["ids"]) :], row["nats"], atol=1e-3)
 
 
 def test_the_unsteered_model_alone_continues_the_calibrate_prompts(workspace: Path) -> None:
-    table = pq.read_table("data/steer/generations.parquet")
+    table = pq.read_table("data/steer/generation.parquet")
     calibrate = table.filter(pc.equal(table["split"], "calibrate"))
     assert set(calibrate["method"].to_pylist()) == {"none"}
 
@@ -220,7 +220,7 @@ def test_test_prompts_and_test_documents_change_nothing_before_they_are_scored(
     from store.schema import write_table
 
     before = content_hash(Path("data/directions"))
-    solved = content_hash(Path("data/steer/coefficients.parquet"))
+    solved = content_hash(Path("data/steer/coefficient.parquet"))
     prompt, token = Path("data/corpus/prompt.parquet"), Path("data/corpus/token.parquet")
     old_prompts, old_tokens = read_table(prompt, "prompt"), read_table(token, "token")
     doc = read_table(Path("data/corpus/doc.parquet"), "doc")
@@ -236,7 +236,7 @@ def test_test_prompts_and_test_documents_change_nothing_before_they_are_scored(
             write_table(path, name, rows, {})
         run("directions", "steer")
         assert content_hash(Path("data/directions")) == before
-        assert content_hash(Path("data/steer/coefficients.parquet")) == solved
+        assert content_hash(Path("data/steer/coefficient.parquet")) == solved
     finally:
         write_table(prompt, "prompt", old_prompts, {})
         write_table(token, "token", old_tokens, {})

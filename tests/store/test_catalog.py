@@ -214,6 +214,20 @@ def test_one_catalog_is_right_before_and_after_the_later_stages(
     assert (folder / "data/store/catalog.sql").read_bytes() == catalog
 
 
+def test_a_tokens_loss_is_what_the_dump_measured_and_null_before(
+    build_workspace: Builder, tmp_path: Path
+) -> None:
+    folder = build_workspace(tmp_path)
+    connection = store.open(folder)
+    asked = "SELECT tok, loss FROM token WHERE tok < 3 ORDER BY tok"
+    (n_tokens,) = connection.sql("SELECT count(*) FROM token").fetchall()
+    assert connection.sql(asked).fetchall() == [(0, None), (1, None), (2, None)]
+    measured = pa.table({"tok": [0, 1], "loss": [None, 2.5]})
+    write_table(folder / "data/residuals/loss.parquet", "token_loss", measured, {})
+    assert connection.sql(asked).fetchall() == [(0, None), (1, 2.5), (2, None)]
+    assert connection.sql("SELECT count(*) FROM token").fetchall() == [n_tokens]
+
+
 def test_a_table_that_lacks_a_column_reads_as_null(
     build_workspace: Builder, tmp_path: Path
 ) -> None:

@@ -141,6 +141,16 @@ def test_a_large_offset_does_not_swallow_the_spread() -> None:
     assert gamma == pytest.approx(30_000 * math.sqrt(D_MODEL) / math.sqrt(D_MODEL), rel=0.05)
 
 
+def test_documents_that_are_left_out_count_in_no_statistic() -> None:
+    some, all_rows = RunningStats(), RunningStats()
+    some.add(batch_of(0, 30))
+    all_rows.add(batch_of(0, 50), left_out=np.array([3, 4], dtype=np.int32))
+    found, wanted = (stats.result(HOOK, "float16") for stats in (all_rows, some))
+    assert found.pop("n_rows") == 50
+    assert wanted.pop("n_rows") == 30
+    assert found == wanted
+
+
 def test_statistics_of_nothing_are_refused() -> None:
     stats = RunningStats()
     stats.add(batch_of(0, 1))
