@@ -58,7 +58,10 @@ def run(
 
 @app.command()
 def sql(
-    statement: Annotated[str, typer.Argument(help="One SELECT.")],
+    statement: Annotated[
+        str | None, typer.Argument(help="One SELECT; - reads it from standard input.")
+    ] = None,
+    tables: Annotated[bool, typer.Option("--tables", help="List the views instead.")] = False,
     format: Annotated[Format, typer.Option(help="How to print the rows.")] = Format.TABLE,
     out: Annotated[Path | None, typer.Option(help="File to write instead of printing.")] = None,
     max_rows: Annotated[int, typer.Option(min=1, help="Most rows to return.")] = 10_000,
@@ -66,10 +69,14 @@ def sql(
     workspace: Workspace = Path(),
 ) -> None:
     """Ask the store one read-only SELECT."""
-    from pipelines.commands.sql import write
+    from pipelines.commands.sql import statement_of, views, write
     from store.sandbox import query
 
-    rows = query(workspace, statement, max_rows=max_rows, timeout_s=timeout)
+    if tables:
+        rows = views(workspace)
+    else:
+        asked = statement_of(statement)
+        rows = query(workspace, asked, max_rows=max_rows, timeout_s=timeout)
     write(rows, format=format.value, out=out)
 
 
@@ -77,8 +84,9 @@ def sql(
 def steer(
     prompt: Annotated[str, typer.Argument(help="Text to continue.")],
     feature: Annotated[
-        list[str], typer.Option("--feature", help="name=coefficient, for example sea=+0.5.")
-    ],
+        list[str] | None,
+        typer.Option("--feature", help="name=coefficient, for example sea=+0.5."),
+    ] = None,
     unit: Annotated[str, typer.Option(help="norm, max_act or raw.")] = "norm",
     compare: Annotated[bool, typer.Option(help="Print the unsteered text beside it.")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Length of the continuation.")] = 48,
@@ -93,7 +101,7 @@ def steer(
 
     steer_text(
         prompt,
-        feature,
+        feature or [],
         unit=unit,
         compare=compare,
         max_new_tokens=max_new_tokens,

@@ -1,4 +1,4 @@
-"""Rows of an answer as a terminal table, CSV, JSON or Parquet."""
+"""What is asked of the store, and its answer as a terminal table, CSV, JSON or Parquet."""
 
 from __future__ import annotations
 
@@ -10,6 +10,46 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines.errors import PipelineError
+
+
+def statement_of(argument: str | None) -> str:
+    """The statement to run: the argument itself, or standard input where that is `-`.
+
+    Raises:
+        PipelineError: there is none.
+    """
+    statement = sys.stdin.read() if argument == "-" else argument or ""
+    if not statement.strip():
+        raise PipelineError(
+            "no statement; expected one SELECT, or - to read it from standard input; "
+            "`tiller sql --tables` lists what can be asked"
+        )
+    return statement
+
+
+def views(workspace: Path) -> pa.Table:
+    """Every view of the store, a row a column: its SQL type, and its meaning and unit."""
+    from store.sandbox import query
+
+    rows = query(workspace, _COLUMNS).to_pylist()
+    schema = json.loads((workspace / "data/store/schema.json").read_text(encoding="utf-8"))
+    units = {
+        (name, column["name"]): column["unit"]
+        for name, table in schema["tables"].items()
+        for column in table["columns"]
+    }
+    meaning = [units.get((row["view"], row["column"])) for row in rows]
+    return pa.Table.from_pylist(
+        [{**row, "meaning, unit": text or ""} for row, text in zip(rows, meaning, strict=True)]
+    )
+
+
+_COLUMNS = """
+SELECT table_name AS view, column_name AS "column", data_type AS type
+FROM duckdb_columns()
+WHERE NOT internal AND NOT ends_with(table_name, '_file')
+ORDER BY table_name, column_index
+"""
 
 
 def write(rows: pa.Table, *, format: str, out: Path | None) -> None:

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from steering.intervention import Intervention
 
 
+MOST_NORMS = 100
+"""Longest push that is tried, in mean norms of the stream."""
+
+
 @dataclass(frozen=True, slots=True)
 class Wish:
     """One `--feature`, as it was written."""
@@ -75,6 +79,7 @@ def steer_text(
     from steering.steer import edits_for
 
     require_unit(unit)
+    _require_words(prompt, features)
     wishes = [parse_wish(text) for text in features]
     with contextlib.chdir(require(workspace, "index")):
         found = _find(wishes, allow_weak=allow_weak)
@@ -95,6 +100,21 @@ def steer_text(
 
     steered = continued(edits)
     _show(prompt, continued([]) if compare else None, steered, lines)
+
+
+def _require_words(prompt: str, features: Sequence[str]) -> None:
+    from steering.errors import SteeringError
+
+    if not prompt.strip():
+        raise SteeringError(
+            "the prompt is empty; expected a text to continue; "
+            'write for example tiller steer "One day" --feature sea=+0.5'
+        )
+    if not features:
+        raise SteeringError(
+            "no feature was given; expected at least one --feature name=number; add for example "
+            "--feature sea=+0.5, or find a name with `tiller features search`"
+        )
 
 
 def parse_wish(text: str) -> Wish:
@@ -198,6 +218,7 @@ def _interventions(
             along = decoder(sae, f.feature_id, max_act=f.max_act, mean_norm=f.mean_norm)
             edits.append(Add(along, wish.value, known))
             length = along.length(wish.value, known)
+            _require_dose(wish, length, f.mean_norm, unit)
             tried = _best_dose(f, along, known)
             lines.append(f"{f.name} {wish.value:+g} {unit} = {length:+.3g} raw, {place}{tried}")
             continue
@@ -210,6 +231,18 @@ def _interventions(
             level = wish.value * f.max_act
             lines.append(f"{f.name} held at {wish.value:g} max_act = {level:.3g} raw, {place}")
     return edits, lines
+
+
+def _require_dose(wish: Wish, length: float, mean_norm: float | None, unit: str) -> None:
+    """Refuse a push beside which nothing of the stream is left."""
+    from steering.errors import CoefficientError
+
+    if mean_norm and abs(length) > MOST_NORMS * mean_norm:
+        raise CoefficientError(
+            f"{wish.name} {wish.value:+g} {unit} is {abs(length) / mean_norm:.3g} times the "
+            f"stream's mean norm; expected at most {MOST_NORMS}; begin with "
+            f"--feature {wish.name}=+0.5 --unit norm"
+        )
 
 
 def _best_dose(found: Found, along: Direction, unit: Unit) -> str:

@@ -97,7 +97,7 @@ def aims(steering: Row) -> list[dict[str, str]]:
             continue
         verdict = "not defined"
         if value is not None:
-            verdict = "met" if (value >= aim) == at_least or value == aim else "below"
+            verdict = "met" if (value >= aim) == at_least or value == aim else "missed"
         rows.append(
             {
                 "title": title,

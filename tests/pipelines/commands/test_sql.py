@@ -1,3 +1,4 @@
+import io
 import json
 from pathlib import Path
 
@@ -5,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.commands.sql import write
+from pipelines.commands.sql import statement_of, views, write
 from pipelines.errors import PipelineError
 
 ROWS = pa.table({"slug": ["sea", "[red]x[/red]\x1b[31m", None], "score": [0.5, 1.0, None]})
@@ -46,3 +47,34 @@ def test_parquet_reads_back_as_it_was(tmp_path: Path) -> None:
 def test_an_unknown_format_names_the_known_ones() -> None:
     with pytest.raises(PipelineError, match="table, csv, json or parquet"):
         write(ROWS, format="xml", out=None)
+
+
+def test_a_dash_reads_the_statement_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("SELECT 1"))
+    assert statement_of("-") == "SELECT 1"
+    assert statement_of("SELECT 2") == "SELECT 2"
+
+
+@pytest.mark.parametrize("argument", [None, "", "-"])
+def test_no_statement_says_how_to_give_one(
+    argument: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(" "))
+    with pytest.raises(PipelineError, match="tiller sql --tables"):
+        statement_of(argument)
+
+
+def test_views_are_listed_with_the_unit_of_each_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns = [
+        {"view": "doc", "column": "n_tok", "type": "INTEGER"},
+        {"view": "mine", "column": "n_tok", "type": "INTEGER"},
+    ]
+    monkeypatch.setattr("store.sandbox.query", lambda *_: pa.Table.from_pylist(columns))
+    schema = {"tables": {"doc": {"columns": [{"name": "n_tok", "unit": "tokens"}]}}}
+    (tmp_path / "data/store").mkdir(parents=True)
+    (tmp_path / "data/store/schema.json").write_text(json.dumps(schema))
+    found = views(tmp_path)
+    assert found["meaning, unit"].to_pylist() == ["tokens", ""]
+    assert found["view"].to_pylist() == ["doc", "mine"]

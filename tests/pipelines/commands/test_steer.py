@@ -20,7 +20,7 @@ from pipelines.errors import MissingInput
 from sae.checkpoint import save
 from sae.model import SparseAutoencoder
 from sae.sparsity import ReLU
-from steering.errors import CoefficientError, DirectionError
+from steering.errors import CoefficientError, DirectionError, SteeringError
 from steering.intervention import Add
 from steering.sources.decoder import decoder
 from steering.steer import edits_for
@@ -153,6 +153,7 @@ def test_the_dose_that_did_best_is_told_where_the_store_knows_it(
         ("1/3=1", {}, AmbiguousFeature, "deep, wide"),
         ("main/99=1", {}, UnknownFeature, "no feature 99"),
         ("main/4=1", {}, DirectionError, "dead"),
+        ("main/3=1e9", {}, CoefficientError, "at most 100; .*--unit norm"),
         ("sea=1", {"max_new_tokens": 999}, ContextOverflow, "context"),
     ],
 )
@@ -162,6 +163,17 @@ def test_what_cannot_be_done_is_said_in_one_line(
     with pytest.raises(error, match=message) as raised:
         steer_text(PROMPT, [feature], workspace=workspace, **how)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "features", "message"),
+    [(" ", ["sea=1"], "the prompt is empty"), (PROMPT, [], "--feature sea=")],
+)
+def test_nothing_to_continue_or_to_steer_by_says_what_to_write(
+    workspace: Path, prompt: str, features: list[str], message: str
+) -> None:
+    with pytest.raises(SteeringError, match=message):
+        steer_text(prompt, features, workspace=workspace)
 
 
 def test_a_folder_without_a_store_says_what_to_run(tmp_path: Path) -> None:

@@ -62,9 +62,9 @@ def test_a_finding_says_better_only_if_its_interval_lies_above_zero() -> None:
     assert "not told apart" in open_question
 
 
-def test_an_aim_is_met_below_or_not_defined() -> None:
+def test_an_aim_is_met_missed_or_not_defined() -> None:
     verdicts = {row["title"]: row["verdict"] for row in aims(STEERING)}
-    assert list(verdicts.values()) == ["met", "met", "not defined", "below"]
+    assert list(verdicts.values()) == ["met", "met", "not defined", "missed"]
     assert (
         next(row for row in aims(STEERING) if "cause" in row["title"])["interval"] == "[1.40, 2.40]"
     )
