@@ -34,7 +34,9 @@ def main() -> None:
     lm = open_model(MODEL_DIR, device="cpu", dtype="float32")
     ids = [lm.encode(sample(99, index).text)[: lm.context] for index in range(DOCUMENTS)]
     corpus = Corpus(
-        np.concatenate(ids).astype(np.int32), np.cumsum([0, *map(len, ids)]).astype(np.int64)
+        np.concatenate(ids).astype(np.int32),
+        np.cumsum([0, *map(len, ids)]).astype(np.int64),
+        test=np.array([], dtype=np.int32),
     )
     params = DumpParams(part_documents=DOCUMENTS)
     n_tokens = int(corpus.starts[-1])

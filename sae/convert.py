@@ -50,6 +50,7 @@ def from_sae_lens(
             f"{name} lacks {', '.join(sorted(missing))}; expected {architecture} weights; "
             "fetch it again"
         )
+    _require_matrices(told, exact, name)
     W_enc, W_dec, b_enc, b_dec = (exact[key] for key in ("W_enc", "W_dec", "b_enc", "b_dec"))
     if told["normalize_activations"] == "expected_average_only_in":
         factor = float(norm_scaling_factor or 1.0)
@@ -81,7 +82,8 @@ def from_sae_lens(
 def _settled(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration of any age in today's words."""
     told = {_OLD_NAMES.get(key, key): value for key, value in cfg.items()}
-    metadata = dict(told.get("metadata") or {})
+    found = told.get("metadata") or {}
+    metadata = dict(found) if isinstance(found, Mapping) else {}
     if "hook_name" not in metadata and "hook_name" in told:
         metadata["hook_name"] = told["hook_name"]
     if "model_name" not in metadata and "model_name" in told:
@@ -125,6 +127,27 @@ def _refuse_unreadable(told: Mapping[str, Any], name: str, factor: float | None)
         raise SaeFileError(
             f"{name} normalises every token by itself (normalize_activations {scaling!r}), which "
             "no weights can hold; expected 'none'; choose another"
+        )
+
+
+def _require_matrices(told: Mapping[str, Any], exact: Mapping[str, Tensor], name: str) -> None:
+    if exact["W_enc"].dim() != 2 or exact["W_dec"].dim() != 2:
+        raise SaeFileError(
+            f"{name} has W_enc of shape {tuple(exact['W_enc'].shape)} and W_dec of shape "
+            f"{tuple(exact['W_dec'].shape)}; expected two matrices; fetch it again"
+        )
+    # A threshold may be infinite: a latent that is switched off.
+    weights = ("W_enc", "W_dec", "b_enc", "b_dec")
+    spoilt = [key for key in weights if not bool(exact[key].isfinite().all())]
+    if spoilt:
+        raise SaeFileError(
+            f"{name} holds NaN or infinity in {', '.join(spoilt)}; expected finite weights; "
+            "fetch it again"
+        )
+    if told["architecture"].endswith("topk") and not isinstance(told.get("k"), int | float):
+        raise SaeFileError(
+            f"{name} is a {told['architecture']} autoencoder without its k; expected a number in "
+            "cfg.json; fetch it again"
         )
 
 

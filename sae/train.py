@@ -62,6 +62,16 @@ class TrainConfig:
                 "positive steps and lr and a share from 0 to 1; correct them"
             )
 
+        if (
+            min(self.checkpoint_steps, self.report_steps) < 1
+            or min(self.warmup_steps, self.aux_k) < 0
+        ):
+            raise TrainingError(
+                f"checkpoint_steps {self.checkpoint_steps}, report_steps {self.report_steps}, "
+                f"warmup_steps {self.warmup_steps}, aux_k {self.aux_k}; expected the first two "
+                "from 1 on and the others from 0; correct them"
+            )
+
     def select(self) -> TopK | BatchTopK:
         """How latents are chosen while training."""
         match self.kind:
@@ -171,12 +181,15 @@ def _run(
         lr = config.lr_at(index)
         outcome = step(x, lr)
         done, last = index + 1, index + 1 == config.steps
+        keeps = checkpoint_dir is not None and not last and done % config.checkpoint_steps == 0
+        if last or keeps or done % config.report_steps == 0:
+            _require_finite(outcome, done)
         if last or done % config.report_steps == 0:
             report = _report(done, x, outcome, step, lr)
             rows.append(asdict(report))
             if on_step is not None:
                 on_step(report)
-        if checkpoint_dir and not last and done % config.checkpoint_steps == 0:
+        if checkpoint_dir and keeps:
             state = resume.State(
                 resume.capture(step), done, step.floor, scale.mean, scale.unit, rows
             )
@@ -213,15 +226,20 @@ def _next(batches: Iterator[np.ndarray], index: int) -> Float[Tensor, "token d_m
     return torch.from_numpy(np.ascontiguousarray(batch, dtype=np.float32))
 
 
-def _report(
-    done: int, x: Float[Tensor, "token d_model"], outcome: Outcome, step: SparseStep, lr: float
-) -> StepReport:
+def _require_finite(outcome: Outcome, done: int) -> None:
+    """Asked before a step is reported or kept, so that no checkpoint holds what cannot go on."""
     loss = float(outcome.loss)
     if not np.isfinite(loss):
         raise TrainingError(
             f"the loss is {loss} at step {done}; expected a finite number; lower train.lr or check "
             "the residuals"
         )
+
+
+def _report(
+    done: int, x: Float[Tensor, "token d_model"], outcome: Outcome, step: SparseStep, lr: float
+) -> StepReport:
+    loss = float(outcome.loss)
     variance = float((x - x.mean(0)).square().sum(1).mean())
     return StepReport(
         step=done,

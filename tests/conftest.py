@@ -14,6 +14,9 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadFileScheduling
+
     from lm import LanguageModel
 
 settings.register_profile("tiller", deadline=None)
@@ -29,12 +32,17 @@ SENTENCES = [
 ]
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
     """One process a file, and one for all of end_to_end, whose workspaces are costly to make."""
-    for item in items:
-        group = "end_to_end" if "end_to_end" in item.path.parts else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneHouse(LoadFileScheduling):  # type: ignore[misc]  # the library has no types
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::", 1)[0]
+            return "tests/end_to_end" if "/end_to_end/" in file else file
+
+    return OneHouse(config, log)
 
 
 @pytest.fixture(scope="session")

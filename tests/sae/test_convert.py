@@ -117,6 +117,26 @@ def test_what_cannot_be_read_faithfully_is_refused_by_name(
         from_sae_lens(told, weights(), "it")
 
 
+@pytest.mark.parametrize(
+    ("told", "changed", "words"),
+    [
+        (cfg("topk"), {}, "without its k"),
+        (cfg("standard"), {"W_enc": torch.zeros(6)}, "expected two matrices"),
+        (cfg("standard"), {"W_dec": torch.full((10, 6), torch.nan)}, "NaN or infinity in W_dec"),
+        (cfg("standard"), {"b_enc": torch.full((10,), torch.inf)}, "NaN or infinity in b_enc"),
+    ],
+)
+def test_weights_that_make_no_autoencoder_are_refused(
+    told: dict[str, Any], changed: dict[str, torch.Tensor], words: str
+) -> None:
+    with pytest.raises(SaeFileError, match=words):
+        from_sae_lens(told, weights(**changed), "it")
+
+
+def test_metadata_that_is_no_object_is_as_good_as_none() -> None:
+    assert from_sae_lens(cfg("standard", metadata=[1]), weights(), "it").hook_point == ""
+
+
 def test_weights_of_other_shapes_are_refused() -> None:
     with pytest.raises((SaeFileError, TypeError)):
         from_sae_lens(cfg("standard"), weights(b_enc=torch.zeros(3)), "it")

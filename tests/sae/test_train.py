@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,9 @@ Stream = Callable[..., Batches]
 
 
 def small(kind: Kind = "topk", **settings: Any) -> TrainConfig:
-    told = {"d_sae": 64, "k": 3, "steps": 60, "warmup_steps": 5, "lr": 0.01, **settings}
-    return TrainConfig(kind=kind, checkpoint_steps=20, report_steps=5, **told)
+    told = {"d_sae": 64, "k": 3, "steps": 60, "warmup_steps": 5, "lr": 0.01}
+    told |= {"checkpoint_steps": 20, "report_steps": 5}
+    return TrainConfig(kind=kind, **{**told, **settings})
 
 
 def tensors(sae: SparseAutoencoder) -> list[torch.Tensor]:
@@ -160,6 +162,25 @@ def test_activations_that_are_not_finite_stop_the_run(sparse_stream: Stream) -> 
         train(lambda step: iter(([good] + [bad] * 9)[step:]), good, small())
     with pytest.raises(TrainingError, match="expected finite rows"):
         Scale.of(torch.from_numpy(bad))
+
+
+def test_a_step_that_is_not_finite_leaves_no_checkpoint(
+    sparse_stream: Stream, tmp_path: Path
+) -> None:
+    good, bad = next(sparse_stream()(0)), np.full((256, 24), np.nan, dtype=np.float32)
+    config = small(checkpoint_steps=3, report_steps=10)
+    with pytest.raises(TrainingError, match="the loss is nan at step 3"):
+        train(lambda step: iter(([good] + [bad] * 9)[step:]), good, config, checkpoint_dir=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("report_steps", 0), ("checkpoint_steps", 0), ("aux_k", -1)]
+)
+def test_impossible_steps_are_refused(name: str, value: int) -> None:
+    changed: dict[str, Any] = {name: value}
+    with pytest.raises(TrainingError, match=f"{name} {value}.*correct them"):
+        replace(small(), **changed)
 
 
 def test_the_rate_rises_stays_and_falls_to_zero() -> None:
