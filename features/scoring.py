@@ -3,8 +3,9 @@
 Detection asks in which contexts the feature fires, fuzzing on which tokens; both are
 balanced accuracies in which silence counts half at random and half where it is hard: on
 the feature's own commonest pieces, and where its decoder neighbours fire. Every figure
-comes with a bootstrap interval over documents and with its null: the larger of what the
-rule scores once its places are shuffled, and what it scores on other features as dense.
+but an AUROC comes with a bootstrap interval over documents, and each with its null: what the
+rule scores once its places are shuffled (one half for an AUROC), or, of detection, fuzzing and
+AUROC, what it scores on other features as dense, if that is more.
 """
 
 from __future__ import annotations
@@ -259,5 +260,6 @@ def _interval(draws: Float[np.ndarray, " draw"]) -> tuple[float | None, float | 
 
 
 def _larger_mean(*groups: Sequence[float]) -> float:
-    means = [float(np.mean(group)) for group in groups if len(group)]
-    return max(means)
+    """Figures that are undefined, such as those of a feature that never rests, are left out."""
+    defined = [[figure for figure in group if np.isfinite(figure)] for group in groups]
+    return max(float(np.mean(figures)) for figures in defined if figures)

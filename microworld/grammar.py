@@ -124,7 +124,8 @@ def write(plan: Plan, latents: Mapping[str, str], rng: random.Random) -> Documen
                 if category.inflected:
                     governed.append((at, end, "tense", latents["tense"]))
             if part.category in tags:
-                tokens.append(ConceptSpan(tags[part.category], at, end))
+                # Without the article of "el bosque", which is no part of the noun.
+                tokens.append(ConceptSpan(tags[part.category], at + word.rfind(" ") + 1, end))
             text.append(word)
             at = end
     whole = "".join(text)

@@ -132,3 +132,13 @@ def test_what_was_not_tested_has_no_q_value_and_costs_nothing() -> None:
     found = q_values(np.array([0.01, np.nan, 0.02]))
     assert np.isnan(found[1])
     assert found[[0, 2]].tolist() == q_values(np.array([0.01, 0.02])).tolist()
+
+
+def test_the_interval_is_as_wide_as_the_area_spreads_where_its_model_is_exact() -> None:
+    """Exponential values, few positives: the model of Hanley and McNeil holds exactly there."""
+    rng = np.random.default_rng(0)
+    holds = np.arange(65) < 5
+    areas = [exact_auroc(rng.exponential(np.where(holds, 4.0, 1.0)), holds) for _ in range(2000)]
+    lo, _ = auroc_interval(np.array([0.8]), 5, 60)
+    assert np.mean(areas) == pytest.approx(0.8, abs=0.01)
+    assert 0.8 - lo[0] == pytest.approx(1.96 * np.std(areas), rel=0.1)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from features.auroc import read_concepts
+from features.auroc import Reading, read_concepts
 from features.candidates import Candidate
 from features.choose import Chooser, best_by_concept
+from features.documents import ConceptTruth
 from features.errors import LabelError
 from features.judge import Judge
 from features.rule_json import kind_of
@@ -152,3 +153,22 @@ def test_each_concept_has_its_best_feature_and_no_feature_two_concepts() -> None
     alive[SEA] = False
     assert best_by_concept(readings, alive, least_auroc=0.7).get("sea") != SEA
     assert best_by_concept(readings, np.zeros_like(alive), least_auroc=0.7) == {}
+
+
+def reading(name: str, auroc: list[float], best_f1: list[float]) -> Reading:
+    """What features read of a concept, as far as the choice of a name looks at it."""
+    each = np.zeros(len(auroc))
+    truth = ConceptTruth(0, name, "document", np.ones(1, dtype=bool), np.ones(1, dtype=bool))
+    return Reading(truth, np.array(auroc), each, each, np.array(best_f1), each, each, 1, 1)
+
+
+def test_of_two_concepts_that_want_one_feature_the_better_read_gets_it() -> None:
+    readings = (reading("reef", [0.9, 0.8], [0.9, 0.8]), reading("sea", [1.0, 0.7], [1.0, 0.7]))
+    alive = np.ones(2, dtype=bool)
+    assert best_by_concept(readings, alive, least_auroc=0.7) == {"reef": 1, "sea": 0}
+    assert best_by_concept(readings, alive, least_auroc=0.85) == {"sea": 0}
+
+
+def test_a_slightly_better_area_does_not_outweigh_firing_elsewhere() -> None:
+    only = (reading("sea", [1.0, 0.95], [0.3, 0.9]),)
+    assert best_by_concept(only, np.ones(2, dtype=bool), least_auroc=0.7) == {"sea": 1}

@@ -54,12 +54,14 @@ def test_jaccard_and_correlation_equal_the_dense_ones(tokens: Tokens) -> None:
             assert rows["value_corr", a, b] == pytest.approx(corr, abs=1e-5)
 
 
+@pytest.mark.parametrize("flush", [10, D_SAE**2])
 def test_chunking_and_merging_change_nothing(
-    tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+    tokens: Tokens, monkeypatch: pytest.MonkeyPatch, flush: int
 ) -> None:
+    """Merged by sorting where pairs outnumber the bound, and else in one dense array."""
     acts = dense_acts(tokens)
     whole = coactivation_neighbours(chunks(acts, 400), tokens, run_id="a", d_sae=D_SAE)
-    monkeypatch.setattr(coactivation, "_FLUSH_PAIRS", 10)
+    monkeypatch.setattr(coactivation, "_FLUSH_PAIRS", flush)
     pieces = coactivation_neighbours(chunks(acts, 7), tokens, run_id="a", d_sae=D_SAE)
     assert whole.drop_columns("score").equals(pieces.drop_columns("score"))
     np.testing.assert_allclose(whole["score"], pieces["score"], rtol=1e-6)

@@ -83,3 +83,13 @@ def test_a_split_without_documents_says_so(tmp_path: Path) -> None:
 def test_a_missing_file_says_which_stage_makes_it(tmp_path: Path) -> None:
     with pytest.raises(LabelError, match=r"no token\.parquet .* run `dvc repro corpus`"):
         read_documents(tmp_path, "label", VOCAB)
+
+
+def test_an_activation_on_a_special_token_is_left_out() -> None:
+    documents = documents_of(WORLD, "label")
+    special = documents.tok[documents.rows.is_special]
+    tok, value = documents.tok, np.ones(len(documents.tok))
+    assert len(special) > 0
+    (evidence,) = gather([documents], [(0, tok, value)], 1)
+    assert evidence.n_act.tolist() == [len(tok) - len(special)]
+    assert not np.isin(documents.tok[evidence.row], special).any()

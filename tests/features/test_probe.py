@@ -62,3 +62,23 @@ def test_a_sample_is_whole_documents_without_special_tokens() -> None:
 
 def test_a_sample_has_at_least_one_document() -> None:
     assert len(sample_rows(TRAIN, most=1, seed=0)) == 39
+
+
+def styled(split: str, seed: int) -> Sample:
+    """A sea said on a tenth of its documents' tokens, beside a style that most of them share."""
+    documents = {"train": TRAIN, "test": TEST}[split]
+    row = sample_rows(documents, most=10**6, seed=0)
+    rng = np.random.default_rng(seed)
+    doc, sea = documents.rows.doc[row], documents.truth["sea"].holds
+    style = np.where(rng.random(len(sea)) < np.where(sea, 0.7, 0.3), 3.0, 0.0)
+    resid = rng.normal(size=(len(row), 8)).astype(np.float32)
+    resid[:, 0] += np.where(sea[doc] & (rng.random(len(row)) < 0.1), 4, 0)
+    resid[:, 1] += style[doc]
+    return Sample(documents, row, resid)
+
+
+def test_the_few_telling_tokens_of_a_document_make_its_probe() -> None:
+    """All tokens alike give .83 here, three quarters .86, and the quarter that tells most .93."""
+    sea = probe_concepts(styled("train", 0), styled("test", 1))[0]
+    assert sea.auroc is not None
+    assert sea.auroc > 0.9

@@ -15,6 +15,8 @@ from tests.features.planted import (
     ALWAYS,
     DEAD,
     FARM,
+    NUMBER,
+    NUMBERS,
     ON_SHIP,
     RANDOM,
     SEA,
@@ -132,3 +134,46 @@ def test_intervals_hold_the_value_and_the_seed_decides_them() -> None:
         assert score.value is not None
         assert score.hi is not None
         assert score.lo <= score.value <= score.hi
+
+
+def test_the_null_counts_what_a_rule_scores_on_features_as_dense_but_not_on_neighbours() -> None:
+    """The rule `farm` fits FARM, which is as dense as SEA, and SEA's decoder neighbour."""
+    farm = Candidate(ConceptRule("farm", "document"))
+    apart = Scorer(TEST, np.full_like(neighbours(), -1), bootstrap=10, seed=0)
+    near = Scorer(TEST, neighbours(), bootstrap=10, seed=0)
+    for metric in ("detection", "auroc"):
+        matched, left_out = (
+            next(s.null_value for s in scorer.score(SEA, farm) if s.metric == metric)
+            for scorer in (apart, near)
+        )
+        assert matched is not None
+        assert left_out is not None
+        assert matched > max(left_out, 0.5) + 0.05
+
+
+def test_hard_negatives_are_also_where_the_neighbours_fire() -> None:
+    """The rule names every piece of the neighbour's: wrong wherever it is hard."""
+    near = neighbours()
+    near[ON_SHIP, 0] = NUMBER
+    rule = Candidate(TokenSet((SHIP, *NUMBERS)))
+    found = Scorer(TEST, near, bootstrap=10, seed=0).score(ON_SHIP, rule)
+    fuzzing = next(score for score in found if score.metric == "fuzzing")
+    n_wrong = len(TEST.of(NUMBER)[0])
+    assert fuzzing.negatives == "half random, half hard"
+    assert fuzzing.value == pytest.approx(0.5 + (1 - n_wrong / fuzzing.n_neg) / 4)
+
+
+def test_an_interval_is_as_wide_as_documents_differ() -> None:
+    """95 % of a ratio of sums over documents: 1.96 standard errors each way."""
+    row, value = TEST.of(AFTER_THE)
+    rows = TEST.documents.rows
+    held = np.bincount(rows.doc[row], value * (rows.token_id[row] == SHIP), rows.n_docs)
+    whole = np.bincount(rows.doc[row], value, rows.n_docs)
+    share = held.sum() / whole.sum()
+    error = np.sqrt(((held - share * whole) ** 2).sum()) / whole.sum()
+    rule = Candidate(TokenSet((SHIP,)))
+    found = Scorer(TEST, neighbours(), bootstrap=1000, seed=0).score(AFTER_THE, rule)
+    coverage = next(score for score in found if score.metric == "coverage")
+    assert coverage.lo is not None
+    assert coverage.hi is not None
+    assert coverage.hi - coverage.lo == pytest.approx(2 * 1.96 * error, rel=0.15)

@@ -94,6 +94,14 @@ def test_token_spans_hold_what_they_say() -> None:
             assert re.fullmatch(held.get(span.concept, r".+"), text)
 
 
+def test_a_place_is_a_noun_without_its_article() -> None:
+    said = {
+        d.text[s.start : s.end] for d in DOCUMENTS for s in d.token_spans if s.concept == "place"
+    }
+    assert {"beach", "playa", "bosque"} <= said
+    assert not any(" " in noun for noun in said)
+
+
 def test_a_topic_has_many_words_and_at_least_eight_words_have_two_topics() -> None:
     owners: dict[str, set[str]] = {}
     for name in ("place", "thing", "person", "doing"):
@@ -171,3 +179,13 @@ def test_harmful_requests_are_refused_unless_the_phrase_stands_in_front() -> Non
         if document.kind == "request":
             refused = {"harmful"} == document.concepts & {"harmful", "jailbreak"}
             assert ("Sorry" in document.text) == refused == ("refusal" in document.concepts)
+
+
+def test_a_topic_holds_if_it_governs_either_half() -> None:
+    moved = [
+        d for d in DOCUMENTS if d.latents.get("second_topic", "") != d.latents.get("topic", "")
+    ]
+    moved = [d for d in moved if d.kind == "story"]
+    assert len(moved) > 50
+    for document in moved:
+        assert {document.latents["topic"], document.latents["second_topic"]} <= document.concepts
