@@ -16,7 +16,7 @@ run: $(READY)
 	@echo "report: reports/index.html"
 
 test: $(READY)
-	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations=15
+	$(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile --durations=15
 
 check: $(READY)
 	$(BIN)/ruff check $(PACKAGES)
