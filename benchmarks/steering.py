@@ -17,6 +17,7 @@ PARTS = {
     "sweep": "benchmarks.steering_sweep",
     "folded": "benchmarks.steering_folded",
     "peers": "benchmarks.steering_peers",
+    "llama_cpp": "benchmarks.steering_llama_cpp",
 }
 
 

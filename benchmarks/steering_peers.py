@@ -1,16 +1,13 @@
 """One add as steering-vectors and repeng do it, each against its own unsteered step.
 
-Their pins conflict with this project's, so they live in an environment of their own, made once
-under `.work/peers`, that sees this one's torch through a path file. All sides run in turns on the
-same model folder, ids, push and place.
+Their pins conflict with this project's, so they live in an environment of their own. All sides
+run in turns on the same model folder, ids, push and place.
 """
 
 from __future__ import annotations
 
 import json
 import subprocess
-import sys
-import sysconfig
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -21,6 +18,7 @@ import torch
 
 from benchmarks import steering_models as models
 from benchmarks import table
+from benchmarks.peers import PeerMissing, peer_python
 from benchmarks.steering_time import (
     PROMPT_TOKENS,
     fixed_ids,
@@ -36,7 +34,6 @@ from steering.intervention import Add
 from steering.steer import steer
 
 HERE = Path(__file__).resolve().parent
-PEER = HERE.parent / ".work" / "peers" / "steering"
 OURS = "this project"
 LIBRARIES = {"steering-vectors": "0.12.2", "repeng": "0.4.0"}
 NEEDED = (
@@ -59,10 +56,11 @@ Seconds = dict[str, list[float]]
 
 def main() -> None:
     """Print the table, or why there is none."""
-    python = peer_python()
     table.title("One add by other libraries, each against its own unsteered step", COLUMNS)
-    if isinstance(python, str):
-        table.row(f"not measured: {python}")
+    try:
+        python = peer_python("steering", NEEDED)
+    except PeerMissing as missing:
+        table.row(f"not measured: {missing}")
         return
     lm = models.microworld_model()
     push = models.directions(lm, 1)[0].vector * models.STRENGTH
@@ -85,23 +83,6 @@ def main() -> None:
         _row(name, seconds, float((logits[name] - logits[OURS]).abs().max()))
 
 
-def peer_python() -> Path | str:
-    """Their interpreter, made where it is missing; or one line that says why it cannot be."""
-    python, whole = PEER / "bin" / "python", PEER / "whole.txt"
-    if whole.is_file() and whole.read_text(encoding="utf-8") == "\n".join(NEEDED):
-        return python
-    subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", PEER], check=True)
-    site = sysconfig.get_path("purelib", "venv", {"base": str(PEER), "platbase": str(PEER)})
-    Path(site, "parent.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site]
-    limits = ["--retries", "1", "--timeout", "15", "--disable-pip-version-check"]
-    done = subprocess.run([*install, *limits, *NEEDED], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        return done.stderr.strip().splitlines()[-1]
-    whole.write_text("\n".join(NEEDED), encoding="utf-8")
-    return python
-
-
 def _ours(lm: LanguageModel, turn: int) -> tuple[Seconds, torch.Tensor]:
     """The same add by this project, at every token as the others do it."""
     add = Add(models.directions(lm, 1)[0], models.STRENGTH, positions=ALL_POSITIONS)
@@ -115,7 +96,7 @@ def _ours(lm: LanguageModel, turn: int) -> tuple[Seconds, torch.Tensor]:
 def _theirs(python: Path, library: str, task: Mapping[str, Any]) -> tuple[Seconds, torch.Tensor]:
     child = str(HERE / "steering_peer_child.py")
     command = [str(python), child, library, str(MODEL_DIR), json.dumps(task)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PEER)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=python.parent)
     said = json.loads(done.stdout.splitlines()[-1])
     return said["seconds"], torch.tensor(said["logits"])
 

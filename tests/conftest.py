@@ -7,6 +7,7 @@ that touches a model must give it back unchanged.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,20 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFil
             return "tests/end_to_end" if "/end_to_end/" in file else file
 
     return OneHouse(config, log)
+
+
+@pytest.fixture(scope="session")
+def peer_python() -> Callable[[str, Sequence[str]], Path]:
+    """The interpreter of another tool's own environment; skips where it cannot be installed."""
+    from benchmarks import peers
+
+    def of(name: str, needed: Sequence[str]) -> Path:
+        try:
+            return peers.peer_python(name, needed)
+        except peers.PeerMissing as missing:
+            pytest.skip(str(missing))
+
+    return of
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,7 @@ the page speaks of, so that every query has an answer; the page's own rows are n
 import csv
 import re
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +24,6 @@ from store.schema import write_table
 from store.tables import SCHEMA_VERSION
 
 ROOT = Path(store.__file__).parent.parent
-PEER = ROOT / ".work" / "peers" / "duckdb_cli"
 PLAIN = "duckdb-cli==1.5.6"
 
 
@@ -177,20 +175,17 @@ def test_plain_duckdb_and_the_sandbox_give_the_same_rows(
 
 
 @pytest.fixture(scope="module")
-def plain(asked: Path) -> Callable[[str], list[dict[str, str]]]:
+def plain(
+    asked: Path, peer_python: Callable[[str, Sequence[str]], Path]
+) -> Callable[[str], list[dict[str, str]]]:
     """Asks the package index's duckdb-cli, from the workspace; a skip where it cannot be had."""
-    site, whole = PEER / "site", PEER / "whole.txt"
-    if not (whole.is_file() and whole.read_text() == PLAIN):
-        install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade"]
-        limits = ["--retries", "1", "--timeout", "15", "--disable-pip-version-check"]
-        command = [*install, *limits, "--target", str(site), PLAIN]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            pytest.skip(f"{PLAIN} cannot be installed: {done.stderr.strip()[-200:]}")
-        whole.write_text(PLAIN)
+    find = "import duckdb_cli; print(duckdb_cli.__path__[0])"
+    python = peer_python("duckdb_cli", [PLAIN])
+    said = subprocess.run([python, "-c", find], capture_output=True, text=True, check=True)
+    duckdb_cli = Path(said.stdout.strip(), "duckdb")
 
     def ask(sql: str) -> list[dict[str, str]]:
-        command = [str(site / "duckdb_cli/duckdb"), "-batch", "-bail", "-csv"]
+        command = [str(duckdb_cli), "-batch", "-bail", "-csv"]
         command += ["-init", "data/store/catalog.sql", "-c", sql]
         done = subprocess.run(command, cwd=asked, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr

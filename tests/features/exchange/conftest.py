@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
-import sysconfig
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
@@ -207,31 +204,3 @@ def con(workspace: Path) -> Iterator[duckdb.DuckDBPyConnection]:
     opened = store.open(workspace)
     yield opened
     opened.close()
-
-
-@pytest.fixture(scope="session")
-def peer_python() -> Callable[[str, Sequence[str]], Path]:
-    """Makes an environment of another tool's own that sees this one's packages, or skips."""
-
-    def make(name: str, needed: Sequence[str]) -> Path:
-        folder = Path(__file__).resolve().parents[3] / ".work/peers" / name
-        python, whole = folder / "bin/python", folder / "whole.txt"
-        if whole.is_file() and whole.read_text() == "\n".join(needed):
-            return python
-        subprocess.run(
-            [sys.executable, "-m", "venv", "--clear", "--without-pip", folder], check=True
-        )
-        base = {"base": str(folder), "platbase": str(folder)}
-        site = sysconfig.get_path("purelib", "venv", base)
-        (Path(site) / "parent.pth").write_text(sysconfig.get_path("purelib") + "\n")
-        install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site]
-        limits = ["--retries", "1", "--timeout", "15", "--disable-pip-version-check"]
-        done = subprocess.run(
-            [*install, *limits, *needed], capture_output=True, text=True, check=False
-        )
-        if done.returncode != 0:
-            pytest.skip(f"{name} cannot be installed: {done.stderr.strip()[-200:]}")
-        whole.write_text("\n".join(needed))
-        return python
-
-    return make

@@ -1,13 +1,10 @@
 """dictionary_learning 0.1.0 as the oracle, both ways, in an environment of its own.
 
-It pins an nnsight of 2024, which this project's environment must not hold. Its environment is
-made once under `.work/peers` and sees this one's torch through a path file.
+It pins an nnsight of 2024, which this project's environment must not hold.
 """
 
 import subprocess
-import sys
-import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,7 +17,6 @@ from sae.sparsity import BatchTopK, JumpReLU, ReLU, TopK
 
 pytestmark = pytest.mark.slow
 
-PEER = Path(__file__).resolve().parents[3] / ".work" / "peers" / "dictionary_learning"
 NEEDED = (
     "dictionary_learning==0.1.0",
     "nnsight==0.3.7",
@@ -100,38 +96,18 @@ print("done")
 
 
 @pytest.fixture(scope="module")
-def peer_python() -> Path:
-    """The interpreter of dictionary_learning's environment; a skip where it cannot be made."""
-    python = PEER / "bin" / "python"
-    whole = PEER / "whole.txt"
-    if whole.is_file() and whole.read_text() == "\n".join(NEEDED):
-        return python
-    subprocess.run([sys.executable, "-m", "venv", "--clear", "--without-pip", PEER], check=True)
-    site = sysconfig.get_path("purelib", "venv", {"base": str(PEER), "platbase": str(PEER)})
-    (Path(site) / "parent.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site]
-    limits = ["--retries", "1", "--timeout", "15", "--disable-pip-version-check"]
-    done = subprocess.run([*install, *limits, *NEEDED], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        pytest.skip(f"dictionary_learning 0.1.0 cannot be installed: {done.stderr.strip()[-200:]}")
-    whole.write_text("\n".join(NEEDED))
-    return python
-
-
-@pytest.fixture(scope="module")
 def oracle(
-    peer_python: Path,
+    peer_python: Callable[[str, Sequence[str]], Path],
     tmp_path_factory: pytest.TempPathFactory,
     make_sae: Callable[..., SparseAutoencoder],
 ) -> Path:
     """A folder with our autoencoders, dictionary_learning's own, and what it makes of them all."""
+    python = peer_python("dictionary_learning", NEEDED)
     root = tmp_path_factory.mktemp("dictionary_learning")
     save_file({"resid": stream()}, root / "resid.safetensors")
     for name, rule in OURS.items():
         save_dictionary_learning(make_sae(rule), root / "ours" / name)
-    done = subprocess.run(
-        [peer_python, "-c", ORACLE, root], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([python, "-c", ORACLE, root], capture_output=True, text=True, check=False)
     assert done.stdout.strip().endswith("done"), done.stderr
     return root
 

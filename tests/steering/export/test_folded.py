@@ -168,22 +168,44 @@ def test_the_model_that_was_folded_is_left_as_it_was(
 
 
 @pytest.mark.parametrize("family", BEHIND_BLOCKS)
-@pytest.mark.parametrize("side", ["left", "right"])
 def test_greedy_text_is_that_of_the_hooks_also_in_a_padded_batch(
-    family: str, side: str, tiny: MakeModel, direction: MakeDirection, tmp_path: Path
+    family: str, tiny: MakeModel, direction: MakeDirection, tmp_path: Path
 ) -> None:
     lm = tiny(family)
     edits = [push(direction("blocks.1.hook_resid_post"), 2.0)]
     folded = plain(fold_checkpoint(lm, edits, tmp_path / "folded").path)
-    given = {"input_ids": ids(3, 7), "attention_mask": torch.ones(3, 7, dtype=torch.int64)}
-    if side == "left":
-        given["attention_mask"][1, :3] = 0
-        given["input_ids"][1, :3] = 0
+    given = padded("left")
     how = {"do_sample": False, "max_new_tokens": 8, "min_new_tokens": 8, "pad_token_id": 0}
     with steer(lm, edits):
         expected = lm.model.generate(**given, **how)
     assert torch.equal(folded.generate(**given, **how), expected)
     assert not torch.equal(lm.model.generate(**given, **how), expected)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", BEHIND_BLOCKS)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_logits_of_real_tokens_are_those_of_the_hooks_whatever_the_side_of_the_padding(
+    family: str, side: str, tiny: MakeModel, direction: MakeDirection, tmp_path: Path
+) -> None:
+    lm = tiny(family)
+    edits = [push(direction("blocks.1.hook_resid_post"), 2.0)]
+    folded = plain(fold_checkpoint(lm, edits, tmp_path / "folded").path)
+    given = padded(side)
+    is_real = given["attention_mask"].bool()
+    with steer(lm, edits):
+        hooked = lm.model(**given).logits[is_real]
+    assert (folded(**given).logits[is_real] - hooked).abs().max() < 1e-4
+    assert (lm.model(**given).logits[is_real] - hooked).abs().max() > 1e-2
+
+
+def padded(side: str) -> dict[str, Tensor]:
+    """Three rows, of which the second has three columns of padding on this side."""
+    given = {"input_ids": ids(3, 7), "attention_mask": torch.ones(3, 7, dtype=torch.int64)}
+    columns = slice(0, 3) if side == "left" else slice(4, 7)
+    given["attention_mask"][1, columns] = 0
+    given["input_ids"][1, columns] = 0
+    return given
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,30 @@ from steering.steer import steer
 
 MakeModel = Callable[[str], LanguageModel]
 MakeDirection = Callable[[str], Direction]
-HARNESS = Path(__file__).resolve().parents[3] / ".work" / "peers" / "lm_eval" / "bin" / "python"
+HARNESS = (
+    "lm_eval==0.4.13",
+    "peft==0.21.2",
+    "absl-py==2.5.1",
+    "chardet==6.0.0.post1",
+    "DataProperty==1.1.1",
+    "evaluate==0.4.6",
+    "lxml==6.1.3",
+    "mbstrdecoder==1.1.5",
+    "more-itertools==11.2.1",
+    "pathvalidate==3.3.1",
+    "portalocker==4.4.2",
+    "pytablewriter==1.2.1",
+    "pytz==2026.6",
+    "rouge_score==0.1.2",
+    "sacrebleu==2.6.0",
+    "scikit-learn==1.9.1",
+    "sqlitedict==2.1.0",
+    "tabledata==1.3.5",
+    "tcolorpy==0.1.7",
+    "threadpoolctl==3.8.0",
+    "typepy==1.3.5",
+    "word2number==1.1",
+)
 IDS = torch.randint(3, 320, (2, 9), generator=torch.Generator().manual_seed(1))
 
 
@@ -117,10 +140,13 @@ print("LOGITS", json.dumps(logits.double().tolist()))
 
 @pytest.mark.slow
 def test_the_harness_itself_loads_the_file_and_computes_the_same_logits(
-    tiny: MakeModel, direction: MakeDirection, tiny_lm_dir: Path, tmp_path: Path
+    tiny: MakeModel,
+    direction: MakeDirection,
+    tiny_lm_dir: Path,
+    tmp_path: Path,
+    peer_python: Callable[[str, Sequence[str]], Path],
 ) -> None:
-    if not HARNESS.is_file():
-        pytest.skip("no harness; install lm_eval and peft in an environment .work/peers/lm_eval")
+    harness = peer_python("lm_eval", HARNESS)
     lm = tiny("llama")
     edits = some_edits(lm, direction)
     lm.model.save_pretrained(tmp_path / "model")
@@ -128,7 +154,7 @@ def test_the_harness_itself_loads_the_file_and_computes_the_same_logits(
         (tmp_path / "model" / name).write_bytes((tiny_lm_dir / name).read_bytes())
     save_steered(lm, edits, tmp_path / "sea.pt")
     done = subprocess.run(
-        [HARNESS, "-c", RUN, tmp_path / "model", tmp_path / "sea.pt", json.dumps(IDS.tolist())],
+        [harness, "-c", RUN, tmp_path / "model", tmp_path / "sea.pt", json.dumps(IDS.tolist())],
         env={"HF_HUB_OFFLINE": "1", "HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
