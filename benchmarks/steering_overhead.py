@@ -2,14 +2,14 @@
 
 The hooks alone: the same hooks on a model that computes nothing, with and without them. The
 step: whole decode steps in rounds of random order, with the unsteered step a second time as the
-control.
+control. A bare torch hook that adds a vector is measured beside them: no tool can take less.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from statistics import median
@@ -32,8 +32,10 @@ ADD, FEATURES, ROWS = 0.5, 2.0, 3.0
 COLUMNS = ("what", "hooks alone", "whole step", "added (95 %)", "required", "")
 
 Edits: TypeAlias = Mapping[HookPoint, Edit]
-Arm: TypeAlias = tuple[Edits, float | None]
-"""Edits, and what they may add in percent where something is required of them."""
+Attach: TypeAlias = Callable[[LanguageModel], AbstractContextManager[None]]
+"""Makes the `with` in which a model is steered."""
+Arm: TypeAlias = tuple[Attach, float | None]
+"""How to steer, and what that may add in percent where something is required of it."""
 
 
 def main() -> None:
@@ -48,10 +50,11 @@ def one_row(lm: LanguageModel) -> dict[str, Arm]:
     sae = models.autoencoder(lm)
     whole = models.WholeAutoencoder(sae, range(models.N_FEATURES), models.CAP)
     return {
-        "one add": (edits_for(lm, models.one_add(lm)), ADD),
-        "clamp of 8 latents": (edits_for(lm, models.clamped(sae)), FEATURES),
-        "gate over 8 latents": (edits_for(lm, models.gated(lm, sae)), FEATURES),
-        "that clamp by a whole encode and decode": ({models.middle(lm): whole}, None),
+        "a bare hook that adds a vector": (bare_add, None),
+        "one add": (by(edits_for(lm, models.one_add(lm))), ADD),
+        "clamp of 8 latents": (by(edits_for(lm, models.clamped(sae))), FEATURES),
+        "gate over 8 latents": (by(edits_for(lm, models.gated(lm, sae))), FEATURES),
+        "that clamp by a whole encode and decode": (by({models.middle(lm): whole}), None),
     }
 
 
@@ -59,24 +62,41 @@ def eight_rows(lm: LanguageModel) -> dict[str, Arm]:
     """What eight rows are steered with, each with a list of its own."""
     sae = models.autoencoder(lm)
     return {
-        "eight rows, an add each": (edits_for(lm, models.rows_of_adds(lm)), ROWS),
-        "eight rows, a kind each": (edits_for(lm, models.rows_of_kinds(lm, sae)), ROWS),
+        "eight rows, an add each": (by(edits_for(lm, models.rows_of_adds(lm))), ROWS),
+        "eight rows, a kind each": (by(edits_for(lm, models.rows_of_kinds(lm, sae))), ROWS),
     }
+
+
+def by(edits: Edits) -> Attach:
+    """Steering by these edits."""
+    return lambda lm: edited(lm, edits)
+
+
+@contextmanager
+def bare_add(lm: LanguageModel) -> Iterator[None]:
+    """A torch hook that adds a vector to every token and knows nothing else."""
+    vector = models.STRENGTH * models.directions(lm, 1)[0].vector
+    block = lm.blocks[models.middle(lm).layer]
+    handle = block.register_forward_hook(lambda _module, _args, out: out + vector)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _table(lm: LanguageModel, n_rows: int, steps: int, arms: Mapping[str, Arm]) -> None:
     base = under(nullcontext, lm, n_rows, steps)
     sides: dict[str, Callable[[], float]] = {"base": base, "control": base}
-    for name, (edits, _) in arms.items():
-        sides[name] = under(partial(edited, lm, edits), lm, n_rows, steps)
+    for name, (attach, _) in arms.items():
+        sides[name] = under(partial(attach, lm), lm, n_rows, steps)
     found = in_turns(sides, ROUNDS)
     step = median(found["base"])
     shape = f"{lm.n_layers} blocks of {lm.d_model}, {n_rows} row{'s' * (n_rows > 1)}"
     table.title(f"A decode step of {lm.name}: {shape}, {ROUNDS} rounds of {steps} steps", COLUMNS)
     control = over(found, "control", "base")
     table.row("unsteered, against itself", "", milliseconds(found["base"]), control.added())
-    for name, (edits, bar) in arms.items():
-        alone, added = hook_seconds(lm, n_rows, edits), over(found, name, "base")
+    for name, (attach, bar) in arms.items():
+        alone, added = hook_seconds(lm, n_rows, attach), over(found, name, "base")
         table.row(
             name,
             f"{1e6 * alone:.0f} µs, {100 * alone / step:.2f} %",
@@ -87,7 +107,7 @@ def _table(lm: LanguageModel, n_rows: int, steps: int, arms: Mapping[str, Arm]) 
         )
 
 
-def hook_seconds(lm: LanguageModel, n_rows: int, edits: Edits) -> float:
+def hook_seconds(lm: LanguageModel, n_rows: int, attach: Attach) -> float:
     """What the hooks take in one decode step of a model that computes nothing."""
     hollow = Hollow(n_rows, lm.d_model)
     stand_in = replace(
@@ -95,9 +115,9 @@ def hook_seconds(lm: LanguageModel, n_rows: int, edits: Edits) -> float:
     )
     ids = torch.full((n_rows, 1), 5)
 
-    def run(given: Edits) -> float:
+    def run(steering: AbstractContextManager[None]) -> float:
         past = _Past()
-        with edited(stand_in, given), torch.inference_mode():
+        with steering, torch.inference_mode():
             hollow(input_ids=ids, past_key_values=past, use_cache=True)
             began = time.process_time()
             for _ in range(HOOK_CALLS):
@@ -105,7 +125,8 @@ def hook_seconds(lm: LanguageModel, n_rows: int, edits: Edits) -> float:
                 hollow(input_ids=ids, past_key_values=past, use_cache=True)
             return (time.process_time() - began) / HOOK_CALLS
 
-    found = in_turns({"without": lambda: run({}), "with": lambda: run(edits)}, HOOK_ROUNDS)
+    sides = {"without": lambda: run(nullcontext()), "with": lambda: run(attach(stand_in))}
+    found = in_turns(sides, HOOK_ROUNDS)
     return median(found["with"]) - median(found["without"])
 
 

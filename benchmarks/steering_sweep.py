@@ -2,7 +2,8 @@
 
 Every way makes the same greedy texts with this project's own engine, so that only the batching
 differs. Other tools steer a whole batch alike, so that they need one call for each coefficient
-and direction; many scripts generate one prompt at a time.
+and direction; many scripts generate one prompt at a time. How much less a row costs the unsteered
+model in a large batch bounds what batching can give.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from statistics import median
 
 import torch
 
 from benchmarks import steering_models as models
 from benchmarks import table
+from benchmarks.steering_time import in_turns, under
 from lm.generate import Generation, generate
 from lm.model import LanguageModel
 from steering.direction import Direction
@@ -48,6 +51,7 @@ def main() -> None:
     table.title(f"A sweep of {lm.name}: {shape}, {ROUNDS} rounds", COLUMNS)
     _row("one call for each coefficient and direction", found["one"], found["calls"])
     _row("one call for each text", found["one"], found["single"])
+    _bound(lm)
     same, n_texts = agreement(lm, prompts, few)
     table.row("texts equal to the text made alone", f"{same} of {n_texts}")
 
@@ -131,6 +135,20 @@ def _row(what: str, one: Sequence[float], loop: Sequence[float]) -> None:
         f"{median(ratios):.1f} ({min(ratios):.1f}–{max(ratios):.1f})",
         f"≥ {REQUIRED:g}",
         median(ratios) >= REQUIRED,
+    )
+
+
+def _bound(lm: LanguageModel) -> None:
+    """What batching alone can give against one call a cell: nothing is steered here."""
+    sizes = {"one": BATCH_ROWS, "calls": N_PROMPTS}
+    sides = {side: under(nullcontext, lm, n_rows, NEW_TOKENS) for side, n_rows in sizes.items()}
+    found = in_turns(sides, 5 * ROUNDS)
+    a_row = {side: median(found[side]) / n_rows for side, n_rows in sizes.items()}
+    table.row(
+        f"a row of an unsteered decode step: {BATCH_ROWS} rows, {N_PROMPTS} rows",
+        f"{1e6 * a_row['one']:.0f} µs",
+        f"{1e6 * a_row['calls']:.0f} µs",
+        f"{a_row['calls'] / a_row['one']:.1f}",
     )
 
 

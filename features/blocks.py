@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
+from features.candidates import Candidate
 from features.choose import Choice, Chooser
 from features.documents import Documents, Evidence
 from features.scores import Score
@@ -29,7 +30,7 @@ class KeptEvidence:
     def read(self, features: Sequence[int] | None = None) -> Evidence:
         """The evidence again; of these features alone, ascending, if they are given."""
         start, row, value = (
-            np.load(self.folder / f"{name}.npy", mmap_mode="r")
+            np.asarray(np.load(self.folder / f"{name}.npy", mmap_mode="r"))
             for name in ("start", "row", "value")
         )
         if features is None:
@@ -76,16 +77,16 @@ def choose_features(task: ChooseTask) -> list[tuple[Choice, ...]]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoreTask:
-    """Choices to be scored, and the documents to score them on."""
+    """Features with the rules to be scored, and the documents to score them on."""
 
     test: KeptEvidence
     neighbours: Int[np.ndarray, "feature neighbour"]
-    choices: tuple[Choice, ...]
+    rules: tuple[tuple[int, Candidate], ...]
     bootstrap: int
     seed: int
 
 
-def score_choices(task: ScoreTask) -> list[tuple[Score, ...]]:
-    """The scores of each choice of the task."""
+def score_rules(task: ScoreTask) -> list[tuple[Score, ...]]:
+    """The scores of each rule of the task."""
     scorer = Scorer(task.test.read(), task.neighbours, bootstrap=task.bootstrap, seed=task.seed)
-    return [scorer.score(choice.feature, choice.best.candidate) for choice in task.choices]
+    return [scorer.score(feature, candidate) for feature, candidate in task.rules]

@@ -16,12 +16,13 @@ from jaxtyping import Bool, Float, Int
 from features.auroc import Reading
 from features.counts import PieceDocs, together
 from features.documents import Evidence
-from features.rows import NO_PIECE
+from features.rows import NO_PIECE, Rows
 from features.rules import (
     ConceptRule,
     PositionRange,
     Repetition,
     Rule,
+    TextLanguage,
     TokenClass,
     TokenSet,
     TopicWords,
@@ -29,12 +30,14 @@ from features.rules import (
 )
 from features.tally import Tally
 from features.trie import context_patterns
-from features.vocab import PIECE_CLASSES
+from features.vocab import PIECE_CLASSES, Vocab
 
 MAX_PIECES = 48
 """A longer list of pieces is no name."""
 PEAKS = (0.0, 0.3, 0.6)
 """Shares of a feature's largest value above which its firing may count for a rule."""
+TIMES = (1, 2, 3)
+"""How many words of a topic a document may be asked to hold."""
 OFFSETS = (0, -1, -2, 1)
 
 
@@ -57,8 +60,14 @@ class CandidateMaker:
         rows = self._rows
         self._tally = Tally(rows)
         real = self._tally.is_real
-        self._topic = PieceDocs(rows.doc[real], rows.token_id[real], rows.n_pieces, rows.n_docs)
-        self._is_topical = self._topic.n_with <= 0.7 * rows.n_docs
+        n_with = PieceDocs(rows.doc[real], rows.token_id[real], rows.n_pieces, rows.n_docs).n_with
+        self._topical = np.flatnonzero((n_with >= 2) & (n_with <= 0.7 * rows.n_docs))
+        here = real & np.isin(rows.token_id, self._topical)
+        place = np.searchsorted(self._topical, rows.token_id[here])
+        self._topic = PieceDocs(rows.doc[here], place, len(self._topical), rows.n_docs)
+        self._classes = tuple(_classes(rows.vocab))
+        self._languages, self._language_of = languages_of(rows)
+        self._n_in = np.bincount(self._language_of, minlength=len(self._languages) + 1)[:-1]
 
     def propose(self, feature: int) -> tuple[Candidate, ...]:
         """Distinct candidates for a feature; none where it does not fire."""
@@ -68,7 +77,7 @@ class CandidateMaker:
         rules = [
             *self._token_sets(row),
             *context_patterns(self._rows, row),
-            *self._classes(),
+            *self._classes,
             *self._positions(row),
         ]
         thresholds = [share * float(value.max()) for share in PEAKS]
@@ -92,19 +101,16 @@ class CandidateMaker:
                 by_count = chosen[np.argsort(-fired[chosen], kind="stable")]
                 yield TokenSet(tuple(piece[by_count].tolist()), offset)
 
-    def _classes(self) -> Iterator[Rule]:
-        yield Repetition()
-        for kind in PIECE_CLASSES:
-            if self._rows.vocab.classes[kind].any():
-                yield TokenClass(kind)
-                yield TokenClass(kind, -1)
-
     def _positions(self, row: Int[np.ndarray, " act"]) -> Iterator[PositionRange]:
-        low, high = np.percentile(self._rows.pos[row], [5, 95]).astype(int)
-        yield PositionRange(1, max(1, int(high)))
-        yield PositionRange(int(low), int(high))
+        """All but the first and the last twentieth of the places where it fires."""
+        cut = (len(row) - 1) // 20
+        last = len(row) - 1 - cut
+        place = np.partition(self._rows.pos[row], (cut, last))
+        low, high = int(place[cut]), int(place[last])
+        yield PositionRange(1, max(1, high))
+        yield PositionRange(low, high)
         if low > 1:
-            yield PositionRange(int(low))
+            yield PositionRange(low)
 
     def _topics(
         self,
@@ -112,19 +118,21 @@ class CandidateMaker:
         value: Float[np.ndarray, " act"],
         thresholds: list[float],
     ) -> Iterator[Candidate]:
-        """Words that set documents where the feature fires apart from the others."""
+        """Words, and languages, that set documents where the feature fires apart from others."""
         doc = self._rows.doc[row]
         largest = np.zeros(self._rows.n_docs)
-        np.maximum.at(largest, doc, value)
+        np.maximum.at(largest, doc, value.astype(np.float64))
         for threshold in thresholds:
             positive = largest > threshold
             if not 0 < positive.sum() < len(positive):
                 continue
-            yield from (Candidate(rule, threshold) for rule in self._topic_words(positive))
+            # Of rules that are as good, the first is chosen: a language says more than a word.
+            rules: tuple[Rule, ...] = (*self._language(positive), *self._topic_words(positive))
+            yield from (Candidate(rule, threshold) for rule in rules)
 
     def _topic_words(self, positive: Bool[np.ndarray, " doc"]) -> Iterator[TopicWords]:
         with_piece = self._topic.n_among(positive)
-        piece = np.flatnonzero((with_piece >= 2) & self._is_topical)
+        piece = np.flatnonzero(with_piece >= 2)
         precision = with_piece[piece] / (self._topic.n_with[piece] + 1)
         if len(piece) > MAX_PIECES:
             cut = len(piece) - MAX_PIECES
@@ -135,12 +143,19 @@ class CandidateMaker:
         if len(piece) == 0:
             return
         held = np.cumsum(self._topic.counts(piece), axis=0)
-        asked = np.stack([positive, np.ones_like(positive)])
-        for at_least in (1, 2, 3):
-            right, said = together(held >= at_least, asked).T
-            f1 = 2 * right / (said + asked[0].sum())
-            size = int(f1.argmax()) + 1
-            yield TopicWords(tuple(piece[: max(size, at_least)].tolist()), at_least)
+        says = np.concatenate([held >= at_least for at_least in TIMES])
+        right, said = together(says, np.stack([positive, np.ones_like(positive)])).T
+        f1 = (2 * right / (said + np.count_nonzero(positive))).reshape(len(TIMES), len(piece))
+        words = self._topical[piece].tolist()
+        for at_least, best in zip(TIMES, f1.argmax(axis=1).tolist(), strict=True):
+            yield TopicWords(tuple(words[: max(best + 1, at_least)]), at_least)
+
+    def _language(self, positive: Bool[np.ndarray, " doc"]) -> Iterator[TextLanguage]:
+        """The language whose documents are most nearly those where the feature fires."""
+        if self._languages:
+            right = np.bincount(self._language_of[positive], minlength=len(self._n_in) + 1)[:-1]
+            f1 = 2 * right / (self._n_in + np.count_nonzero(positive))
+            yield TextLanguage(self._languages[int(f1.argmax())])
 
     def _concepts(self, feature: int) -> Iterator[Candidate]:
         """The three concepts that the feature reads best, by F1 over the rule 'always'."""
@@ -154,6 +169,29 @@ class CandidateMaker:
             reading = self._readings[-number]
             truth = reading.truth
             yield Candidate(ConceptRule(truth.name, truth.level), float(reading.threshold[feature]))
+
+
+def languages_of(rows: Rows) -> tuple[tuple[str, ...], Int[np.ndarray, " doc"]]:
+    """The languages that set documents apart, and each document's place among them.
+
+    A document without one is placed after the last. There are none where all documents are
+    in one language, or nobody asked for their languages.
+    """
+    spoken = rows.languages or ()
+    named = sorted({language for language in spoken if language is not None})
+    if len(set(spoken)) < 2:
+        return (), np.zeros(rows.n_docs, dtype=np.int64)
+    place = {language: i for i, language in enumerate(named)}
+    return tuple(named), np.array([place.get(language or "", len(named)) for language in spoken])
+
+
+def _classes(vocab: Vocab) -> Iterator[Rule]:
+    """Rules that are the same for every feature."""
+    yield Repetition()
+    for kind in PIECE_CLASSES:
+        if vocab.classes[kind].any():
+            yield TokenClass(kind)
+            yield TokenClass(kind, -1)
 
 
 def cut_by_lift(

@@ -40,7 +40,8 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class LabelScore:
-    """One figure of a name on test documents; no value where it is undefined, with the reason."""
+    """One figure of a name on test documents, of an output name on calibrate prompts; no value
+    where it is undefined, with the reason."""
 
     metric: str
     value: float | None
@@ -57,7 +58,7 @@ class CardLabel:
     slug: str
     text: str
     side: str
-    """input: what it fires on; output: what it promotes."""
+    """input: what it fires on; output: what it makes the model say."""
     status: str
     """ok, weak or unscored."""
     scores: tuple[LabelScore, ...]
@@ -151,7 +152,8 @@ def _labels(con: duckdb.DuckDBPyConnection, key: dict[str, Any]) -> tuple[CardLa
         SELECT s.label_id, s.metric, s.value, s.lo, s.hi, s.null_value, s.reason
         FROM label_score AS s
         JOIN label AS l ON l.run_id = s.run_id AND l.label_id = s.label_id
-        WHERE l.run_id = $run AND l.feature_id = $feature AND s.split = 'test'
+        WHERE l.run_id = $run AND l.feature_id = $feature
+          AND (s.split = 'test' OR s.metric = 'output_gain')
         ORDER BY s.metric, s.scorer, s.seed
         """,
         key,

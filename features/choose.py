@@ -65,17 +65,18 @@ class Chooser:
                 )
         self._penalty = complexity_penalty
         self._label, self._train = label, train
+        self._is_common = (label.n_act >= ENOUGH_FIRINGS) | (train.n_act == 0)
         self.score = Judge(score)
 
     @cached_property
     def _from_label(self) -> tuple[CandidateMaker, Judge]:
-        return CandidateMaker(self._label, read_concepts(self._label)), Judge(self._label)
+        readings = _read_some(self._label, self._is_common & (self._label.n_act > 0))
+        return CandidateMaker(self._label, readings), Judge(self._label)
 
     @cached_property
     def _from_train(self) -> tuple[CandidateMaker, Judge]:
-        # Only rare features ask here, so only their concepts are read.
-        rare = self._train.only(self._label.n_act < ENOUGH_FIRINGS)
-        return CandidateMaker(self._train, read_concepts(rare)), Judge(self._train)
+        readings = _read_some(self._train, ~self._is_common)
+        return CandidateMaker(self._train, readings), Judge(self._train)
 
     def choose(self, feature: int, *, with_concepts: Sequence[bool]) -> tuple[Choice, ...]:
         """One choice for each entry: with the corpus's concepts, or as if there were none.
@@ -83,8 +84,7 @@ class Chooser:
         Raises:
             LabelError: the feature fires in none of the three splits.
         """
-        seen = self._label.n_act[feature] >= ENOUGH_FIRINGS or self._train.n_act[feature] == 0
-        maker, home = self._from_label if seen else self._from_train
+        maker, home = self._from_label if self._is_common[feature] else self._from_train
         singles = maker.propose(feature)
         if not singles:
             raise LabelError(
@@ -96,7 +96,7 @@ class Chooser:
         is_silent = self.score.evidence.n_act[feature] == 0
         outside = at_home if is_silent else Standing(self.score, feature, slate)
         judge = home if is_silent else self.score
-        needs_concept = np.array([names_concept(c.rule) for c in singles])
+        needs_concept = np.array([names_concept(rule) for rule in slate.rules])[slate.rule_of]
         net = self._nets(slate, outside)
         choices: dict[bool, Choice] = {}
         # A feature that no concept is proposed for has the same choice with concepts.
@@ -107,7 +107,7 @@ class Chooser:
             enough = _enough(ranked)
             pairs = [
                 judge.consider(feature, pair)
-                for pair in best_pairs(slate, home, at_home, outside, usable, enough)
+                for pair in best_pairs(slate, at_home, outside, usable, enough)
             ]
             ranked = self._rank(ranked, pairs, enough)
             ranked[0] = _emphasised(ranked[0], maker.evidence, feature)
@@ -144,6 +144,28 @@ class Chooser:
             if pair.skill >= enough and self._net(pair) > self._net(ranked[0]):
                 return [pair, *ranked]
         return ranked
+
+
+def _read_some(evidence: Evidence, kept: Bool[np.ndarray, " feature"]) -> tuple[Reading, ...]:
+    """What `read_concepts` says of the features that are kept, NaN of the others."""
+    start = np.concatenate([[0], np.cumsum(evidence.n_act[kept])])
+    here = np.repeat(kept, evidence.n_act)
+    some = Evidence(evidence.documents, start, evidence.row[here], evidence.value[here])
+
+    def spread(figures: Float[np.ndarray, " kept"]) -> Float[np.ndarray, " feature"]:
+        everywhere = np.full(len(kept), np.nan)
+        everywhere[kept] = figures
+        return everywhere
+
+    return tuple(
+        replace(
+            reading,
+            auroc=spread(reading.auroc),
+            best_f1=spread(reading.best_f1),
+            threshold=spread(reading.threshold),
+        )
+        for reading in read_concepts(some)
+    )
 
 
 def _emphasised(considered: Considered, evidence: Evidence, feature: int) -> Considered:

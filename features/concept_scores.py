@@ -7,18 +7,19 @@ best of thousands does not flatter. Activations are read in feature order, some 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from features.auroc import Reading, read_concepts
-from features.concept_tables import concept_q_values, why_undefined
-from features.documents import ConceptTruth, Documents, Evidence, gather, read_documents
+from features.concept_tables import concept_q_values, missing_class
+from features.documents import ConceptTruth, Documents, gather, read_documents
 from features.errors import ConceptError
 from features.held_out import held_out
+from features.measured import Measured, measure_concepts
 from features.own_concepts import OwnConcepts
 from features.statistics import Activations
 from features.vocab import Vocab
@@ -26,6 +27,7 @@ from features.vocab import Vocab
 Split = Literal["train", "heldout", "label", "score", "test"]
 RANKED_ON: Split = "score"
 ACTIVATIONS_AT_ONCE = 4_000_000
+AnyReading = TypeVar("AnyReading", bound=Reading)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,7 +37,7 @@ class ConceptScore:
     truth: ConceptTruth
     feature: Int[np.ndarray, " feature"]
     """Features that fire on the score split, the one that reads it best there first."""
-    reading: Reading
+    reading: Measured
     """Figures on the split that was asked for, by the place in `feature`; F1 is at the
     threshold that is best on the score split."""
     q_value: Float[np.ndarray, " feature"]
@@ -66,20 +68,25 @@ def score_concepts(
     number: list[np.ndarray] = []
     alive: list[np.ndarray] = []
     chosen: list[tuple[Reading, ...]] = []
-    shown: list[tuple[Reading, ...]] = []
+    shown: list[tuple[Measured, ...]] = []
     for ids, block in _blocks(features, at_once):
         evidence = gather(documents, block, len(ids))
         number.append(ids)
         alive.append(evidence[0].n_act > 0)
-        chosen.append(read_concepts(evidence[0]))
-        shown.append(_shown(chosen[-1], evidence))
+        if split == RANKED_ON:
+            shown.append(measure_concepts(evidence[0]))
+            chosen.append(shown[-1])
+        else:
+            chosen.append(read_concepts(evidence[0]))
+            shown.append(held_out(chosen[-1], evidence[1]))
     if not number:
         raise ConceptError("no feature fires at all; expected activations; harvest again")
     on_score = [_joined(parts) for parts in zip(*chosen, strict=True)]
     on_split = [_joined(parts) for parts in zip(*shown, strict=True)]
-    for name, readings in ((RANKED_ON, on_score), (split, on_split)):
-        for reading in readings:
-            _check(reading, name)
+    for reading in on_score:
+        _check(reading, RANKED_ON)
+    for reading in on_split:
+        _check(reading, split)
     is_alive = np.concatenate(alive)
     q = concept_q_values(on_split, is_alive)
     every = np.concatenate(number)
@@ -114,28 +121,22 @@ def _blocks(
         yield np.array(ids), block
 
 
-def _shown(chosen: tuple[Reading, ...], evidence: tuple[Evidence, ...]) -> tuple[Reading, ...]:
-    return chosen if len(evidence) == 1 else held_out(chosen, evidence[1])
-
-
-_PER_FEATURE = ("auroc", "lo", "hi", "best_f1", "threshold", "p_value")
-
-
-def _joined(parts: tuple[Reading, ...]) -> Reading:
+def _joined(parts: tuple[AnyReading, ...]) -> AnyReading:
     """Readings of one concept by blocks of features as one."""
-    return _with_columns(
-        parts[0],
-        {name: np.concatenate([getattr(part, name) for part in parts]) for name in _PER_FEATURE},
-    )
+    columns: dict[str, Any] = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in _by_feature(parts[0])
+    }
+    return replace(parts[0], **columns)
 
 
-def _with_columns(reading: Reading, columns: dict[str, np.ndarray]) -> Reading:
-    """A reading with other features in all of its columns."""
-    return Reading(reading.truth, **columns, n_pos=reading.n_pos, n_neg=reading.n_neg)
+def _by_feature(reading: Reading) -> list[str]:
+    """The columns that have one figure a feature."""
+    return [f.name for f in fields(reading) if isinstance(getattr(reading, f.name), np.ndarray)]
 
 
 def _check(reading: Reading, split: str) -> None:
-    if (why := why_undefined(reading, split)) is not None:
+    if (why := missing_class(reading, split)) is not None:
         raise ConceptError(
             f"the concept {reading.truth.name!r} has {reading.n_pos} positives and "
             f"{reading.n_neg} negatives on {split} ({why}); expected both there; give it more "
@@ -145,7 +146,7 @@ def _check(reading: Reading, split: str) -> None:
 
 def _ranked(
     ranked_by: Reading,
-    reading: Reading,
+    reading: Measured,
     q: Float[np.ndarray, " feature"],
     every: Int[np.ndarray, " feature"],
     is_alive: Bool[np.ndarray, " feature"],
@@ -153,5 +154,5 @@ def _ranked(
     place = np.flatnonzero(is_alive)
     order = np.lexsort((every[place], -ranked_by.best_f1[place], -ranked_by.auroc[place]))
     best = place[order]
-    columns = {name: getattr(reading, name)[best] for name in _PER_FEATURE}
-    return ConceptScore(reading.truth, every[best], _with_columns(reading, columns), q[best])
+    columns: dict[str, Any] = {name: getattr(reading, name)[best] for name in _by_feature(reading)}
+    return ConceptScore(reading.truth, every[best], replace(reading, **columns), q[best])

@@ -8,15 +8,16 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float, Int
 
-from features.auroc import Reading, q_values
+from features.auroc import Reading
 from features.documents import Evidence
 from features.held_out import held_out
+from features.measured import Measured, q_values
 
 FIGURES = ("auroc", "lo", "hi", "best_f1", "threshold")
 
 
 def concept_table(
-    score: Sequence[Reading],
+    score: Sequence[Measured],
     test: Evidence,
     is_alive: Bool[np.ndarray, " feature"],
     *,
@@ -26,7 +27,7 @@ def concept_table(
 
     Thresholds are chosen on the score split and F1 on test is at those. q values are over
     the features times all concepts of a split. A split with one class only has NULL figures
-    and a reason.
+    and a reason; one with a class in a single document has an area, but no interval and no q.
 
     Args:
         score: every feature against every concept on the score split.
@@ -45,7 +46,7 @@ def concept_table(
 
 
 def concept_q_values(
-    readings: Sequence[Reading], is_alive: Bool[np.ndarray, " feature"]
+    readings: Sequence[Measured], is_alive: Bool[np.ndarray, " feature"]
 ) -> Float[np.ndarray, "concept feature"]:
     """Benjamini-Hochberg over all these concepts times the living features; else NaN."""
     p = np.full((len(readings), len(is_alive)), np.nan)
@@ -54,20 +55,29 @@ def concept_q_values(
     return q_values(p.reshape(-1)).reshape(p.shape)
 
 
-def why_undefined(reading: Reading, split: str) -> str | None:
+def why_undefined(reading: Measured, split: str) -> str | None:
     """Why figures of a reading are NULL; None where all are defined."""
-    if reading.n_pos == 0 or reading.n_neg == 0:
-        missing = " and no ".join(
-            word for word, n in (("positive", reading.n_pos), ("negative", reading.n_neg)) if n == 0
-        )
-        return f"no {missing} on {split}"
+    if (missing := missing_class(reading, split)) is not None:
+        return missing
+    reasons = []
     if np.isnan(reading.threshold).all():
-        return "no threshold, since score has one class only"
-    return None
+        reasons.append("no threshold, since score has one class only")
+    for word, n_docs in (("positives", reading.n_pos_docs), ("negatives", reading.n_neg_docs)):
+        if n_docs == 1:
+            reasons.append(f"no interval and no q, since all {word} on {split} are in one document")
+    return "; ".join(reasons) or None
+
+
+def missing_class(reading: Reading, split: str) -> str | None:
+    """Which classes have no unit on a split, so that there is no area; None where both have."""
+    missing = " and no ".join(
+        word for word, n in (("positive", reading.n_pos), ("negative", reading.n_neg)) if n == 0
+    )
+    return f"no {missing} on {split}" if missing else None
 
 
 def _reading_table(
-    reading: Reading,
+    reading: Measured,
     features: Int[np.ndarray, " chosen"],
     q: Float[np.ndarray, " feature"],
     split: str,

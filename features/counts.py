@@ -18,7 +18,8 @@ def together(
     """In how many columns a row of the one and a row of the other are both true."""
     counts = np.zeros((len(left), len(right)), dtype=np.int64)
     for first in range(0, left.shape[1], COUNTED):
-        one, other = (side[:, first : first + COUNTED].astype(np.float32) for side in (left, right))
+        one = left[:, first : first + COUNTED].astype(np.float32)
+        other = one if right is left else right[:, first : first + COUNTED].astype(np.float32)
         counts += (one @ other.T).astype(np.int64)
     return counts
 

@@ -78,12 +78,6 @@ class Evidence:
         own = slice(self.start[feature], self.start[feature + 1])
         return self.row[own], self.value[own]
 
-    def only(self, kept: Bool[np.ndarray, " feature"]) -> Evidence:
-        """The same documents, in which no feature fires but those that are kept."""
-        here = np.repeat(kept, self.n_act)
-        start = np.concatenate([[0], np.cumsum(self.n_act * kept)])
-        return Evidence(self.documents, start, self.row[here], self.value[here])
-
     @cached_property
     def n_act(self) -> Int[np.ndarray, " feature"]:
         """Firings of each feature in these documents."""

@@ -58,10 +58,15 @@ def _ordered(
 ) -> tuple[tuple[int, ...], ...]:
     """Runs that end `end` places on, by the weight of the tokens that they hold at."""
 
+    if len(runs) == 1:
+        return runs
+    back_to = range(max(len(run) for run in runs))
+    piece_at = [rows.piece_at(end - back)[row] for back in back_to]
+
     def carried(run: tuple[int, ...]) -> float:
-        holds = np.ones(len(row), dtype=bool)
-        for back, piece in enumerate(reversed(run)):
-            holds &= rows.piece_at(end - back)[row] == piece
+        holds = piece_at[0] == run[-1]
+        for back, piece in enumerate(run[-2::-1], start=1):
+            holds &= piece_at[back] == piece
         return float(weight[holds].sum())
 
     return tuple(sorted(runs, key=carried, reverse=True))

@@ -11,8 +11,10 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float, Int
 
-from features.auroc import Reading, largest_by_document, read_concepts
+from features.auroc import Reading
+from features.binned import largest_by_document
 from features.documents import ConceptTruth, Evidence
+from features.measured import Measured, measure_concepts
 from features.rules import Level
 
 Signals = tuple[
@@ -21,7 +23,7 @@ Signals = tuple[
 """Feature, document or token, and value of everything that fires."""
 
 
-def held_out(chosen_on: Sequence[Reading], evidence: Evidence) -> tuple[Reading, ...]:
+def held_out(chosen_on: Sequence[Reading], evidence: Evidence) -> tuple[Measured, ...]:
     """Readings of the same concepts on other documents, at thresholds that are settled.
 
     Args:
@@ -32,7 +34,7 @@ def held_out(chosen_on: Sequence[Reading], evidence: Evidence) -> tuple[Reading,
     levels = {reading.truth.level for reading in chosen_on}
     signals = {level: signals_of(evidence, level) for level in levels}
     found = []
-    for reading in read_concepts(evidence):
+    for reading in measure_concepts(evidence):
         truth = reading.truth
         if truth.concept_id in threshold:
             least = threshold[truth.concept_id]

@@ -27,7 +27,7 @@ MEANING: Mapping[FoundBy, str] = {
     "text": "BM25 of its label",
     "token": "logit that one unit adds to the token",
     "concept": "AUROC of its activation as a sign of the concept, on the score split",
-    "active": "mean activation a token over its density in the corpus",
+    "active": "mean activation a token x ln(1 / density)^2, less what a hit above has said",
     "direction": "cosine of its decoder row with the direction",
     "dec_cos": "cosine of decoder rows",
     "coact_jaccard": "share of tokens of either on which both fire",

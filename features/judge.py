@@ -12,7 +12,9 @@ from jaxtyping import Bool, Float, Int
 from features.candidates import Candidate
 from features.counts import together
 from features.documents import Evidence
+from features.piece_sets import PieceSets
 from features.rules import Rule, TokenSet, TopicWords, complexity, level_of
+from features.shared_rules import is_shared
 from features.tally import Tally
 from features.units import Units
 
@@ -27,6 +29,24 @@ class Considered:
     """F1 moved and stretched so that the rule 'always' has 0 and a perfect one 1."""
 
 
+class Kinds:
+    """Rules by how they are looked up, each with its number in a list."""
+
+    def __init__(self, rules: Sequence[Rule]) -> None:
+        sets: dict[int, dict[int, TokenSet]] = {}
+        self.topics: dict[int, TopicWords] = {}
+        self.shared: dict[int, Rule] = {}
+        self.others: dict[int, Rule] = {}
+        for i, rule in enumerate(rules):
+            if isinstance(rule, TokenSet):
+                sets.setdefault(rule.offset, {})[i] = rule
+            elif isinstance(rule, TopicWords):
+                self.topics[i] = rule
+            else:
+                (self.shared if is_shared(rule) else self.others)[i] = rule
+        self.sets = [(list(own), PieceSets(list(own.values()))) for own in sets.values()]
+
+
 class Slate:
     """The candidates of one feature, each as the number of a rule and of a threshold."""
 
@@ -34,7 +54,10 @@ class Slate:
         self.candidates = tuple(candidates)
         rules: dict[Rule, int] = {}
         thresholds: dict[float, int] = {}
-        self.rule_of = np.array([rules.setdefault(c.rule, len(rules)) for c in candidates])
+        # Candidates share their rules, so that few of these need to be compared.
+        given = {id(c.rule): c.rule for c in candidates}
+        place = {key: rules.setdefault(rule, len(rules)) for key, rule in given.items()}
+        self.rule_of = np.array([place[id(c.rule)] for c in candidates])
         self.threshold_of = np.array(
             [thresholds.setdefault(c.threshold, len(thresholds)) for c in candidates]
         )
@@ -42,6 +65,7 @@ class Slate:
         self.thresholds = np.array(tuple(thresholds))
         self.is_about_documents = np.array([level_of(rule) == "document" for rule in rules])
         self.complexity = np.array([complexity(rule) for rule in rules])
+        self.kinds = Kinds(self.rules)
 
 
 class Standing:
@@ -50,10 +74,10 @@ class Standing:
     def __init__(self, judge: Judge, feature: int, slate: Slate) -> None:
         self._judge, self._slate = judge, slate
         self._row, self._value = judge.evidence.of(feature)
-        topics = [i for i, rule in enumerate(slate.rules) if isinstance(rule, TopicWords)]
-        self._topics = dict(
-            zip(topics, judge.topics([slate.rules[i] for i in topics]), strict=True)
-        )
+        self._masks: dict[int, np.ndarray] = {}
+        tally, kinds = judge.tally, slate.kinds
+        self._shared = tally.shared.places(tuple(kinds.shared.values()))
+        self._topics = tally.docs(tuple(kinds.topics.values()))
 
     @property
     def n_act(self) -> int:
@@ -68,30 +92,49 @@ class Standing:
     @cached_property
     def holds(self) -> Bool[np.ndarray, "rule act"]:
         """Whether each rule holds where the feature fires."""
-        tally, row = self._judge.tally, self._row
+        tally, row, kinds = self._judge.tally, self._row, self._slate.kinds
         holds = np.empty((len(self._slate.rules), len(row)), dtype=bool)
-        pieces: dict[int, np.ndarray] = {}
-        for i, rule in enumerate(self._slate.rules):
-            if isinstance(rule, TokenSet):
-                if rule.offset not in pieces:
-                    pieces[rule.offset] = tally.rows.piece_at(rule.offset)[row]
-                holds[i] = tally.are_of(pieces[rule.offset], rule.token_ids)
-            elif i in self._topics:
-                holds[i] = self._topics[i][tally.rows.doc[row]]
-            else:
-                holds[i] = tally.holds_at(rule, row)
+        for own, sets in kinds.sets:
+            holds[own] = sets.holding(tally.rows.piece_at(sets.offset)[row])
+        holds[list(kinds.shared)] = tally.shared.holding(self._shared, row)
+        holds[list(kinds.topics)] = self._topics[:, tally.rows.doc[row]]
+        for i, rule in kinds.others.items():
+            holds[i] = tally.holds_at(rule, row)
         return holds
+
+    @cached_property
+    def hits(self) -> Int[np.ndarray, " rule"]:
+        """How often each rule holds where the feature fires."""
+        hits: np.ndarray = np.count_nonzero(self.holds, axis=1)
+        return hits
+
+    @cached_property
+    def both_hold(self) -> Int[np.ndarray, "rule rule"]:
+        """How often two rules hold at once where the feature fires."""
+        return together(self.holds, self.holds)
 
     @cached_property
     def said(self) -> Int[np.ndarray, " rule"]:
         """Tokens on which each rule holds."""
-        tally = self._judge.tally
-        return np.array(
-            [
-                tally.said_in(self._topics[i]) if i in self._topics else tally.said(rule)
-                for i, rule in enumerate(self._slate.rules)
-            ]
-        )
+        tally, kinds = self._judge.tally, self._slate.kinds
+        said = np.empty(len(self._slate.rules), dtype=np.int64)
+        for own, sets in kinds.sets:
+            said[own] = sets.said(tally.total(sets.offset))
+        said[list(kinds.shared)] = tally.shared.said(self._shared)
+        said[list(kinds.topics)] = tally.said_in(self._topics)
+        for i, rule in kinds.others.items():
+            said[i] = tally.said(rule)
+        return said
+
+    def said_by_both(self, one: int, other: int) -> int:
+        """Tokens on which two rules hold; the masks of those that are not sets are kept."""
+        rules, tally = self._slate.rules, self._judge.tally
+        if isinstance(rules[one], TokenSet) or isinstance(rules[other], TokenSet):
+            return tally.said_by_both(rules[one], rules[other])
+        for i in (one, other):
+            if i not in self._masks:
+                self._masks[i] = tally.mask(rules[i])
+        return int(np.count_nonzero(self._masks[one] & self._masks[other]))
 
     @cached_property
     def f1(self) -> Float[np.ndarray, " candidate"]:
@@ -136,19 +179,21 @@ class Standing:
     @property
     def _fired(self) -> Bool[np.ndarray, "threshold doc"]:
         """Documents with a firing that counts."""
-        documents = self._judge.documents
-        least = self._slate.thresholds.astype(self._value.dtype)
-        return np.stack([documents.holding(self._row[self._value > each]) for each in least])
+        largest = np.full(self._judge.documents.n, -np.inf, dtype=self._value.dtype)
+        np.maximum.at(largest, self._judge.tally.rows.doc[self._row], self._value)
+        fired: np.ndarray = largest > self._slate.thresholds.astype(largest.dtype)[:, None]
+        return fired
 
     @property
     def _says(self) -> Bool[np.ndarray, "rule doc"]:
         """Documents that hold a token on which a rule about documents holds."""
-        return np.stack(
-            [
-                self._topics[i] if i in self._topics else self._judge.docs(self._slate.rules[i])
-                for i in np.flatnonzero(self._slate.is_about_documents).tolist()
-            ]
-        )
+        slate, topics = self._slate, self._slate.kinds.topics
+        says = np.empty((len(slate.rules), self._judge.documents.n), dtype=bool)
+        says[list(topics)] = self._topics
+        for i in np.flatnonzero(slate.is_about_documents).tolist():
+            if i not in topics:
+                says[i] = self._judge.docs(slate.rules[i])
+        return np.asarray(says[slate.is_about_documents])
 
 
 class Judge:
@@ -159,23 +204,20 @@ class Judge:
         self.tally = Tally(evidence.documents.rows)
         doc = evidence.documents.rows.doc
         self.documents = Units(doc, doc)
+        self._docs: dict[Rule, np.ndarray] = {}
 
     def consider(self, feature: int, candidate: Candidate) -> Considered:
         """F1 and skill of a candidate; NaN where the feature does not fire here."""
         return Standing(self, feature, Slate((candidate,))).considered(0)
 
-    def bits(self, rule: Rule) -> np.ndarray:
-        """The tokens on which the rule holds, eight a byte."""
-        return np.packbits(self.tally.mask(rule))
-
-    def topics(self, rules: Sequence[Rule]) -> Bool[np.ndarray, "rule doc"]:
-        """Documents in which rules about topics hold."""
-        topics = [rule for rule in rules if isinstance(rule, TopicWords)]
-        return self.tally.docs(topics)
-
     def docs(self, rule: Rule) -> Bool[np.ndarray, " doc"]:
         """Documents that hold a token on which the rule holds."""
-        return self.documents.where(self.tally.mask(rule))
+        if rule in self._docs:
+            return self._docs[rule]
+        docs = self.documents.where(self.tally.mask(rule))
+        if is_shared(rule):
+            self._docs[rule] = docs
+        return docs
 
 
 def scores_of(

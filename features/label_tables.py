@@ -175,7 +175,10 @@ def _number(value: float) -> float | None:
 
 
 def _json(rule: Rule) -> str:
-    return json.dumps(to_json(rule), ensure_ascii=False, separators=(",", ":"))
+    return _write_json(to_json(rule))
+
+
+_write_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 _RUN_LABEL = [("run_id", pa.string()), ("label_id", pa.int64())]

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Int
 
-from features.auroc import Reading, read_concepts
+from features.auroc import Reading
 from features.candidates import Candidate
 from features.choose import Choice, Chooser, best_by_concept
 from features.documents import Evidence
 from features.errors import LabelError
 from features.judge import Considered, Judge
+from features.measured import Measured, measure_concepts
 from features.naming import short_name, slugify, unique_slugs
 from features.rules import ConceptRule, PromotedTokens, Rule, fires
 from features.scores import Score
@@ -60,7 +61,7 @@ class Chosen:
     withheld_slugs: tuple[str, ...]
     named_by: Mapping[str, int]
     """Concept -> the feature that bears its name."""
-    readings: tuple[Reading, ...]
+    readings: tuple[Measured, ...]
     """Every feature against every concept on the score split."""
 
 
@@ -122,7 +123,7 @@ def choose_labels(
     Raises:
         LabelError: evidence of the test split was given.
     """
-    readings = read_concepts(score)
+    readings = measure_concepts(score)
     alive = living(label, train, score, config)
     named_by = best_by_concept(readings, alive & (score.n_act > 0), least_auroc=LEAST_AUROC)
     by_feature = {feature: concept for concept, feature in named_by.items()}

@@ -12,7 +12,7 @@ import duckdb
 _SCORED = """
     SELECT s.run_id, s.label_id, s.metric, s.value AS score, s.lo, s.hi, s.null_value
     FROM label_score AS s
-    WHERE s.split = 'test' AND s.metric IN ('detection', 'output_score')
+    WHERE (s.split = 'test' AND s.metric = 'detection') OR s.metric = 'output_gain'
     QUALIFY row_number() OVER (
         PARTITION BY s.run_id, s.label_id, s.metric ORDER BY s.scorer, s.seed
     ) = 1
@@ -26,7 +26,7 @@ _PARTS = {
                l.status = 'weak' AS is_weak, s.score, s.lo, s.hi, s.null_value
         FROM label AS l
         LEFT JOIN scored AS s ON s.run_id = l.run_id AND s.label_id = l.label_id
-            AND s.metric = CASE WHEN l.side = 'output' THEN 'output_score' ELSE 'detection' END
+            AND s.metric = CASE WHEN l.side = 'output' THEN 'output_gain' ELSE 'detection' END
     """,
     "search_feature": """
         SELECT f.run_id, f.feature_id, f.slug, f.text, coalesce(f.is_weak, false) AS is_weak,

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 from typing import assert_never
 
+from features.language_names import CODE, LANGUAGES
 from features.rules import (
     Both,
     ConceptRule,
@@ -19,6 +21,7 @@ from features.rules import (
     PromotedTokens,
     Repetition,
     Rule,
+    TextLanguage,
     TokenClass,
     TokenSet,
     TopicWords,
@@ -69,6 +72,8 @@ def describe(rule: Rule, vocab: Vocab) -> str:  # noqa: PLR0911, PLR0912  (one r
         case TopicWords(token_ids, at_least):
             times = "" if at_least == 1 else f"at least {at_least} times "
             return f"documents that hold {times}{_listed(token_ids, vocab)}"
+        case TextLanguage(language):
+            return LANGUAGES[language] if language == CODE else f"text in {LANGUAGES[language]}"
         case ConceptRule(name, "document"):
             return f"documents with the concept {name}"
         case ConceptRule(name, _):
@@ -83,7 +88,7 @@ def describe(rule: Rule, vocab: Vocab) -> str:  # noqa: PLR0911, PLR0912  (one r
             assert_never(rule)
 
 
-def short_name(rule: Rule, vocab: Vocab) -> str:  # noqa: PLR0911  (one return a variant)
+def short_name(rule: Rule, vocab: Vocab) -> str:  # noqa: PLR0911, PLR0912  (one return a variant)
     """A few words that can be said, the base of the slug."""
     match rule:
         case TokenSet(token_ids, offset):
@@ -92,7 +97,7 @@ def short_name(rule: Rule, vocab: Vocab) -> str:  # noqa: PLR0911  (one return a
                 offset, f"near-{words}"
             )
         case NGram(patterns):
-            return "-".join(_in_order(patterns[0], vocab)[:3])
+            return "-".join(_in_order(patterns[0], vocab, 3))
         case TokenClass(piece_class, offset):
             return f"{'after-' if offset else ''}{piece_class.replace('_', '-')}"
         case PositionRange(first, None):
@@ -103,6 +108,8 @@ def short_name(rule: Rule, vocab: Vocab) -> str:  # noqa: PLR0911  (one return a
             return "repeated"
         case TopicWords(token_ids):
             return f"topic-{'-'.join(_words(token_ids, vocab, 2))}"
+        case TextLanguage(language):
+            return LANGUAGES[language] if language == CODE else f"{LANGUAGES[language]} text"
         case ConceptRule(name):
             return name
         case PromotedTokens(token_ids):
@@ -115,6 +122,7 @@ def short_name(rule: Rule, vocab: Vocab) -> str:  # noqa: PLR0911  (one return a
             assert_never(rule)
 
 
+@lru_cache(maxsize=65_536)
 def slugify(words: str) -> str:
     """Lower case, letters and digits of any script joined by dashes; never a bare number."""
     spelled = "".join(f"-{_MARKS[c]}-" if c in _MARKS and c not in "-_" else c for c in words)
@@ -145,13 +153,17 @@ def unique_slugs(bases: Sequence[str], reserved: Collection[str]) -> list[str]:
 def _words(token_ids: Sequence[int], vocab: Vocab, most: int) -> list[str]:
     """The first distinct words of the pieces, whole words first, marks spelled out."""
     words_first = sorted(token_ids, key=lambda piece: not vocab.is_wordlike(piece))
-    return _in_order(words_first, vocab)[:most]
+    return _in_order(words_first, vocab, most)
 
 
-def _in_order(token_ids: Sequence[int], vocab: Vocab) -> list[str]:
-    """The distinct words of the pieces; what has no name is left out if anything has."""
-    said = [vocab.word(piece) for piece in token_ids]
-    words = dict.fromkeys(slugify(_MARKS.get(word, word)) for word in said)
+def _in_order(token_ids: Sequence[int], vocab: Vocab, most: int) -> list[str]:
+    """The first distinct words of the pieces; what has no name is left out if anything has."""
+    words: dict[str, None] = {}
+    for piece in token_ids:
+        word = vocab.word(piece)
+        words[slugify(_MARKS.get(word, word))] = None
+        if len(words.keys() - {UNNAMED}) == most:
+            break
     return [word for word in words if word != UNNAMED] or [f"piece-{token_ids[0]}"]
 
 

@@ -7,13 +7,13 @@ often its halves do; whole documents are read only for pairs that the bounds lea
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from features.candidates import Candidate
-from features.counts import together
-from features.judge import Judge, Slate, Standing, skill_of
+from features.judge import Slate, Standing, skill_of
 from features.rules import Both, Either
 
 FIRST = 3
@@ -36,16 +36,19 @@ class Tried:
 
     def hits(self, standing: Standing) -> Int[np.ndarray, " pair"]:
         """Where a pair holds and the feature fires."""
-        pool, place = np.unique(np.concatenate([self.left, self.right]), return_inverse=True)
-        holds = standing.holds[pool]
-        shared = together(holds, holds)
-        left, right = np.split(place, 2)
-        both: np.ndarray = shared[left, right]
+        both: np.ndarray = standing.both_hold[self.left, self.right]
         if self.join is Both:
             return both
-        one = np.diagonal(shared)
-        either: np.ndarray = one[left] + one[right] - both
+        either: np.ndarray = standing.hits[self.left] + standing.hits[self.right] - both
         return either
+
+    def said(self, standing: Standing, i: int) -> int:
+        """Tokens on which one of the pairs holds."""
+        left, right = int(self.left[i]), int(self.right[i])
+        both = standing.said_by_both(left, right)
+        if self.join is Both:
+            return both
+        return int(standing.said[left] + standing.said[right]) - both
 
     def most(self, standing: Standing) -> Float[np.ndarray, " pair"]:
         """The largest F1 that each pair may have, by counts alone."""
@@ -59,7 +62,6 @@ class Tried:
 
 def best_pairs(
     slate: Slate,
-    home: Judge,
     at_home: Standing,
     outside: Standing,
     usable: Int[np.ndarray, " candidate"],
@@ -70,7 +72,7 @@ def best_pairs(
     None at all where no pair can reach the skill `enough` on the split of the judge.
 
     Args:
-        home: the judge of `at_home`, the split that the singles were made from.
+        at_home: how the singles stand on the split that they were made from.
         outside: how the singles stand on the split of the judge.
         usable: candidates whose rules may be joined.
     """
@@ -78,7 +80,7 @@ def best_pairs(
     bound = max((float(tried.most(outside).max()) for tried in kinds), default=0.0)
     if skill_of(bound, outside.n_act, outside.n_real) + 1e-9 < enough:
         return []
-    return [_best(slate, home, at_home, tried) for tried in kinds]
+    return [_best(slate, at_home, tried) for tried in kinds]
 
 
 def tried_pairs(
@@ -86,7 +88,7 @@ def tried_pairs(
 ) -> tuple[Tried, Tried]:
     """The best rules about tokens joined by `or`; those and rules that hold widely, by `and`."""
     rules = _ranked_rules(slate, at_home, usable)
-    recall = np.count_nonzero(at_home.holds, axis=1) / at_home.n_act
+    recall = at_home.hits / at_home.n_act
     share = at_home.said / max(at_home.n_real, 1)
     tokens = rules[~slate.is_about_documents[rules]][:TRIED]
     wide = rules[np.argsort(-recall[rules], kind="stable")]
@@ -111,27 +113,30 @@ def _ranked_rules(
 
 def _joined(slate: Slate, join: Join, pool: Int[np.ndarray, " rule"]) -> Tried:
     """The first few of a pool with each after them, unless both speak of documents."""
-    left, right = np.triu_indices(len(pool), 1)
-    left, right = pool[left[left < FIRST]], pool[right[left < FIRST]]
+    first, after = _first_with_each(len(pool))
+    left, right = pool[first], pool[after]
     about = slate.is_about_documents
     kept = ~(about[left] & about[right])
     return Tried(join, left[kept], right[kept])
 
 
-def _best(slate: Slate, home: Judge, at_home: Standing, tried: Tried) -> Candidate:
+@cache
+def _first_with_each(
+    size: int,
+) -> tuple[Int[np.ndarray, " pair"], Int[np.ndarray, " pair"]]:
+    """Places in a pool: each of the first few, with every place after it."""
+    first, after = np.triu_indices(size, 1)
+    return first[first < FIRST], after[first < FIRST]
+
+
+def _best(slate: Slate, at_home: Standing, tried: Tried) -> Candidate:
     """The pair with the best F1, the first of equals; those that cannot be are not counted."""
     hits, bounds = tried.hits(at_home).tolist(), tried.most(at_home).tolist()
-    bits: dict[int, np.ndarray] = {}
     best = (float("inf"), -1)
     for i in sorted(range(len(bounds)), key=lambda i: (-bounds[i], i)):
         if bounds[i] < -best[0]:
             break
-        pair = int(tried.left[i]), int(tried.right[i])
-        for rule in pair:
-            if rule not in bits:
-                bits[rule] = home.bits(slate.rules[rule])
-        left, right = (bits[rule] for rule in pair)
-        said = int(np.bitwise_count(left & right if tried.join is Both else left | right).sum())
+        said = tried.said(at_home, i)
         best = min(best, (-2 * hits[i] / (said + at_home.n_act), i))
     one, other = tried.left[best[1]], tried.right[best[1]]
     return Candidate(tried.join(slate.rules[one], slate.rules[other]))

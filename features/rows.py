@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Int
 
+from features.errors import LabelError
 from features.vocab import Vocab
 
 NO_PIECE = -1
@@ -31,6 +32,8 @@ class Rows:
     vocab: Vocab
     concepts: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Per concept, the tokens where it holds; a document's concept holds on all of its tokens."""
+    languages: tuple[str | None, ...] | None = None
+    """Per document, the code of its language, None if it has no sure one; None: nobody asked."""
 
     def __len__(self) -> int:
         return len(self.token_id)
@@ -61,6 +64,20 @@ class Rows:
         listed = np.zeros(self.n_pieces + 1, dtype=bool)
         listed[np.asarray(token_ids, dtype=np.int64)] = True
         return listed.take(self.piece_at(offset), mode="wrap")
+
+    def is_in_language(self, language: str) -> Bool[np.ndarray, " token"]:
+        """Tokens of the documents in this language.
+
+        Raises:
+            LabelError: nobody asked for the languages of these documents.
+        """
+        if self.languages is None:
+            raise LabelError(
+                "the languages of these documents are not known; expected them for a rule about "
+                f"{language!r}; read the documents with their languages"
+            )
+        spoken = np.array([each == language for each in self.languages], dtype=bool)
+        return spoken.take(self.doc)
 
     @cached_property
     def n_pieces(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from features.errors import LabelError
+from features.language_names import LANGUAGES
 from features.rules import (
     Both,
     ConceptRule,
@@ -14,6 +15,7 @@ from features.rules import (
     PromotedTokens,
     Repetition,
     Rule,
+    TextLanguage,
     TokenClass,
     TokenSet,
     TopicWords,
@@ -27,6 +29,7 @@ _KINDS: dict[str, type[Rule]] = {
     "position": PositionRange,
     "repetition": Repetition,
     "topic_words": TopicWords,
+    "language": TextLanguage,
     "concept": ConceptRule,
     "promoted_tokens": PromotedTokens,
     "both": Both,
@@ -71,6 +74,11 @@ def from_json(data: dict[str, Any]) -> Rule:
         raise LabelError(
             f"{values['piece_class']!r} is no class of pieces; expected one of "
             f"{', '.join(PIECE_CLASSES)}; correct the rule"
+        )
+    if kind is TextLanguage and values["language"] not in LANGUAGES:
+        raise LabelError(
+            f"{values['language']!r} is no language of a text; expected a code of ISO 639 such as "
+            "es, or code; correct the rule"
         )
     rule: Rule = kind(**values)
     return rule

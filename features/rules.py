@@ -69,6 +69,14 @@ class TopicWords:
 
 
 @dataclass(frozen=True, slots=True)
+class TextLanguage:
+    """The whole document is in one language."""
+
+    language: str
+    """A key of `features.language_names.LANGUAGES`."""
+
+
+@dataclass(frozen=True, slots=True)
 class ConceptRule:
     """A concept of the corpus holds, of the document or of the token."""
 
@@ -106,6 +114,7 @@ Rule = (
     | PositionRange
     | Repetition
     | TopicWords
+    | TextLanguage
     | ConceptRule
     | PromotedTokens
     | Both
@@ -119,7 +128,7 @@ def fires(  # noqa: PLR0911  (one return a variant)
     """The tokens on which the rule holds.
 
     Raises:
-        LabelError: the rule names a concept that the rows do not carry.
+        LabelError: the rule names a concept, or asks for a language, that the rows do not carry.
     """
     match rule:
         case TokenSet(token_ids, offset):
@@ -136,6 +145,8 @@ def fires(  # noqa: PLR0911  (one return a variant)
             held = rows.doc[rows.has_piece(token_ids, 0)]
             enough = np.bincount(held, minlength=rows.n_docs) >= at_least
             return enough.take(rows.doc)
+        case TextLanguage(language):
+            return rows.is_in_language(language)
         case ConceptRule(name):
             return _concept(rows, name)
         case PromotedTokens(token_ids):
@@ -166,7 +177,7 @@ def complexity(rule: Rule) -> float:
             return 1 + log2(sum(len(pattern) for pattern in patterns))
         case TopicWords(token_ids, at_least):
             return at_least + log2(len(token_ids))
-        case TokenClass() | PositionRange() | Repetition() | ConceptRule():
+        case TokenClass() | PositionRange() | Repetition() | TextLanguage() | ConceptRule():
             return 1.0
         case Both(left, right) | Either(left, right):
             return complexity(left) + complexity(right)
@@ -177,7 +188,7 @@ def complexity(rule: Rule) -> float:
 def level_of(rule: Rule) -> Level:
     """Whether a rule speaks of whole documents or of tokens."""
     match rule:
-        case TopicWords():
+        case TopicWords() | TextLanguage():
             return "document"
         case ConceptRule(_, level):
             return level

@@ -10,18 +10,19 @@ it scores on other features as dense, if that is more.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from features.auroc import auroc_interval
 from features.candidates import Candidate, is_about_documents
+from features.counts import together
 from features.documents import Evidence
-from features.intervals import FEW, auroc_draws, middle, widened
-from features.rules import ConceptRule, fires
+from features.figures import Figure, balanced_accuracies, larger_mean, sums_of, with_intervals
+from features.intervals import FEW, auroc_draws, auroc_interval, middle
+from features.rules import ConceptRule
 from features.scores import SILENT, Score, Support
+from features.tally import Tally
 from features.units import Units, exact_auroc
 
 SHUFFLES = 10
@@ -29,16 +30,6 @@ MATCHED = 5
 """Features of like density that a rule is also tried on."""
 COMMON_PIECES = 5
 NEIGHBOURS = 3
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Figure:
-    """A figure before its interval: sums by document, from which every resample follows."""
-
-    metric: str
-    support: Support
-    by_doc: Float[np.ndarray, "column doc"]
-    null: float
 
 
 class Scorer:
@@ -55,6 +46,7 @@ class Scorer:
         """`neighbours`: each feature's nearest decoder rows, nearest first; −1 where fewer."""
         self._test = test
         self._rows = test.documents.rows
+        self._tally = Tally(self._rows)
         self._doc = self._rows.doc
         self._real = ~self._rows.is_special
         self._neighbours = neighbours
@@ -88,7 +80,7 @@ class Scorer:
         return self._scored[feature, candidate]
 
     def _score(self, feature: int, candidate: Candidate) -> tuple[Score, ...]:
-        says = fires(candidate.rule, self._rows) & self._real
+        says = self._tally.mask(candidate.rule)
         said = np.flatnonzero(says)
         by_document = is_about_documents(candidate)
         units = self._documents if by_document else self._windows
@@ -97,14 +89,17 @@ class Scorer:
         tokens = row if by_document else own
         hard = self._hard_rows(feature, own)
         hard_tokens = self._hard_rows(feature, row) if by_document else hard
+        hits, held = _counts(self._turned(says, tokens)), self._turned_to_real(said)
         others = self._of_like_density(feature)
-        found: list[_Figure | Score] = [
+        found: list[Figure | Score] = [
             self._contexts(own, said, hard, units, others),
-            self._tokens(tokens, says, said, hard_tokens, others),
-            self._f1_of_documents(own, said) if by_document else self._f1(own, says, said),
+            self._tokens(tokens, says, said, hard_tokens, hits, held, others),
+            self._f1_of_documents(own, said)
+            if by_document
+            else self._f1(own, says, said, hits, held),
             *self._mass(row, value, says),
         ]
-        scores = self._with_intervals(found)
+        scores = with_intervals(found, self._weights)
         if isinstance(candidate.rule, ConceptRule):
             scores.append(self._auroc(feature, candidate.rule.name))
         return tuple(scores)
@@ -116,7 +111,7 @@ class Scorer:
         hard_row: Int[np.ndarray, " hard"],
         units: Units,
         others: Sequence[int],
-    ) -> _Figure | Score:
+    ) -> Figure | Score:
         """Detection: in which contexts, or documents, the feature fires."""
         yes, said, usable = units.holding(row), units.holding(said_row), self._usable[id(units)]
         silent = ~yes & usable
@@ -128,17 +123,16 @@ class Scorer:
             )
         sides = np.stack([yes, silent, hard])
         columns = np.stack([sides, sides & said], axis=1).reshape(6, -1)
-        moved = said[self._orders[id(units)]].astype(np.float64) @ sides.T.astype(np.float64)
+        moved = together(said[self._orders[id(units)]], sides)
         size = sides.sum(axis=1)
-        shuffled = _balanced_accuracies([_sums(size, wrong) for wrong in moved])
-        matched = []
-        for other in others:
-            there = units.holding(self._test.of(other)[0])
-            at_rest = ~there & usable
-            named = np.stack([there, there & said, at_rest, at_rest & said])
-            matched.append((*np.count_nonzero(named, axis=1).tolist(), 0, 0))
-        null = _larger_mean(shuffled, _balanced_accuracies(matched))
-        return _Figure("detection", support, units.by_doc(columns), null)
+        shuffled = balanced_accuracies([sums_of(size, wrong) for wrong in moved])
+        there = np.stack([yes, *(units.holding(self._test.of(other)[0]) for other in others)])[1:]
+        at_rest = ~there & usable
+        named = (there, there & said, at_rest, at_rest & said)
+        counts = np.stack([np.count_nonzero(each, axis=1) for each in named], axis=1)
+        matched = [(*each, 0, 0) for each in counts.tolist()]
+        null = larger_mean(shuffled, balanced_accuracies(matched))
+        return Figure("detection", support, units.by_doc(columns), null)
 
     def _tokens(
         self,
@@ -146,8 +140,10 @@ class Scorer:
         says: Bool[np.ndarray, " token"],
         said: Int[np.ndarray, " said"],
         hard: Int[np.ndarray, " hard"],
+        hits: Int[np.ndarray, " roll"],
+        held: Int[np.ndarray, " roll"],
         others: Sequence[int],
-    ) -> _Figure | Score:
+    ) -> Figure | Score:
         """Fuzzing: on which tokens the feature fires; by counts, since most tokens are silent."""
         n_real = int(self._real_by_doc.sum())
         support = _support(len(row), n_real - len(row), len(hard) > 0)
@@ -157,42 +153,38 @@ class Scorer:
         wrong = self._count_by_doc(said) - right
         hard_by_doc = self._count_by_doc(hard), self._count_by_doc(hard[says[hard]])
         by_doc = np.stack([yes, right, self._real_by_doc - yes, wrong, *hard_by_doc])
-        shuffled = []
-        for roll in self._rolls:
-            hits = int(np.count_nonzero(self._turned(says, row, roll)))
-            held = int(np.count_nonzero(self._turned(self._real, said, -roll)))
-            hard_held = int(np.count_nonzero(self._turned(says, hard, roll)))
-            shuffled.append((len(row), hits, n_real - len(row), held - hits, len(hard), hard_held))
+        hard_hits = _counts(self._turned(says, hard))
+        shuffled = [
+            (len(row), hit, n_real - len(row), all_held - hit, len(hard), hard_hit)
+            for hit, all_held, hard_hit in np.stack([hits, held, hard_hits], axis=1).tolist()
+        ]
         matched = []
         for other in others:
             there = self._test.of(other)[0]
-            hits = int(np.count_nonzero(says[there]))
-            matched.append((len(there), hits, n_real - len(there), len(said) - hits, 0, 0))
-        null = _larger_mean(_balanced_accuracies(shuffled), _balanced_accuracies(matched))
-        return _Figure("fuzzing", support, by_doc, null)
+            hit = int(np.count_nonzero(says[there]))
+            matched.append((len(there), hit, n_real - len(there), len(said) - hit, 0, 0))
+        null = larger_mean(balanced_accuracies(shuffled), balanced_accuracies(matched))
+        return Figure("fuzzing", support, by_doc, null)
 
     def _f1(
         self,
         row: Int[np.ndarray, " act"],
         says: Bool[np.ndarray, " token"],
         said: Int[np.ndarray, " said"],
-    ) -> _Figure | Score:
+        hits: Int[np.ndarray, " roll"],
+        held: Int[np.ndarray, " roll"],
+    ) -> Figure | Score:
         support = Support(len(row), len(says) - len(row))
         if len(row) == 0:
             return support.undefined("f1", SILENT)
         parts = (row[says[row]], row, said)
-        null = [
-            2
-            * np.count_nonzero(self._turned(says, row, roll))
-            / (len(row) + np.count_nonzero(self._turned(self._real, said, -roll)))
-            for roll in self._rolls
-        ]
+        null = 2 * hits / (len(row) + held)
         by_doc = np.stack([self._count_by_doc(part) for part in parts])
-        return _Figure("f1", support, by_doc, float(np.mean(null)))
+        return Figure("f1", support, by_doc, float(np.mean(null)))
 
     def _f1_of_documents(
         self, row: Int[np.ndarray, " act"], said_row: Int[np.ndarray, " said"]
-    ) -> _Figure | Score:
+    ) -> Figure | Score:
         units = self._documents
         yes, said = units.holding(row), units.holding(said_row)
         support = Support(int(yes.sum()), int((~yes).sum()))
@@ -201,14 +193,14 @@ class Scorer:
         moved = said[self._orders[id(units)]]
         null = 2 * (moved & yes).sum(axis=1) / (yes.sum() + moved.sum(axis=1))
         by_doc = units.by_doc(np.stack([yes & said, yes, said]))
-        return _Figure("f1", support, by_doc, float(null.mean()))
+        return Figure("f1", support, by_doc, float(null.mean()))
 
     def _mass(
         self,
         row: Int[np.ndarray, " act"],
         value: Float[np.ndarray, " act"],
         says: Bool[np.ndarray, " token"],
-    ) -> list[_Figure | Score]:
+    ) -> list[Figure | Score]:
         """Coverage: activation mass where the rule holds. Purity: its share of the top tenth."""
         if len(row) == 0:
             return [Support(0, 0).undefined(name, SILENT) for name in ("coverage", "purity")]
@@ -216,9 +208,9 @@ class Scorer:
             "coverage": value.astype(np.float64),
             "purity": (value >= np.percentile(value, 90)).astype(np.float64),
         }
-        found: list[_Figure | Score] = []
+        found: list[Figure | Score] = []
         held = says[row]
-        moved = np.stack([self._turned(says, row, roll) for roll in self._rolls])
+        moved = np.stack(list(self._turned(says, row)))
         for name, weight in weights.items():
             by_doc = np.stack(
                 [
@@ -227,41 +219,23 @@ class Scorer:
                 ]
             )
             null = float((moved @ weight).mean() / weight.sum())
-            found.append(_Figure(name, Support(int(np.count_nonzero(weight)), 0), by_doc, null))
+            found.append(Figure(name, Support(int(np.count_nonzero(weight)), 0), by_doc, null))
         return found
-
-    def _with_intervals(self, found: Sequence[_Figure | Score]) -> list[Score]:
-        """Every figure from its sums by document, all resampled alike."""
-        figures = [one for one in found if isinstance(one, _Figure)]
-        if not figures:
-            return [one for one in found if isinstance(one, Score)]
-        drawn = self._weights @ np.concatenate([one.by_doc for one in figures]).T
-        edges = np.cumsum([len(one.by_doc) for one in figures])[:-1]
-        draws = [
-            _value(one.metric, part.T)
-            for one, part in zip(figures, np.split(drawn, edges, axis=1), strict=True)
-        ]
-        bounds = iter(middle(np.stack(draws, axis=1)).T.tolist())
-        scores = []
-        for one in found:
-            if isinstance(one, Score):
-                scores.append(one)
-                continue
-            lo, hi = next(bounds)
-            value = float(_value(one.metric, one.by_doc.sum(axis=1)))
-            interval = widened(value, (lo, hi), _parts(one, value))
-            scores.append(one.support.score(one.metric, value, interval, one.null))
-        return scores
 
     def _count_by_doc(self, row: Int[np.ndarray, " some"]) -> Float[np.ndarray, " doc"]:
         counts = np.bincount(self._doc[row], minlength=self._rows.n_docs)
         return counts.astype(np.float64)
 
     def _turned(
-        self, mask: Bool[np.ndarray, " token"], row: Int[np.ndarray, " some"], roll: int
-    ) -> Bool[np.ndarray, " some"]:
-        """The mask at these rows, once it is turned round by so many tokens."""
-        return mask.take(row - roll, mode="wrap")
+        self, mask: Bool[np.ndarray, " token"], row: Int[np.ndarray, " some"]
+    ) -> Iterator[Bool[np.ndarray, " some"]]:
+        """The mask at these rows, once it is turned round by each number of tokens."""
+        return (mask.take(row - roll, mode="wrap") for roll in self._rolls)
+
+    def _turned_to_real(self, said: Int[np.ndarray, " said"]) -> Int[np.ndarray, " roll"]:
+        """How many of the tokens that a rule names are real, once it is turned round."""
+        turned = (self._real.take(said + roll, mode="wrap") for roll in self._rolls)
+        return _counts(turned)
 
     def _of_like_density(self, feature: int) -> list[int]:
         """The living features nearest in firings, neighbours left out."""
@@ -315,7 +289,7 @@ class Scorer:
             exact_auroc(self._reading(other, by_token)[valid], holds)
             for other in self._of_like_density(feature)
         ]
-        return support.score("auroc", area, (lo, hi), _larger_mean([0.5], matched))
+        return support.score("auroc", area, (lo, hi), larger_mean([0.5], matched))
 
     def _reading(self, feature: int, by_token: bool) -> Float[np.ndarray, " unit"]:
         row, value = self._test.of(feature)
@@ -329,51 +303,5 @@ def _support(n_pos: int, n_neg: int, has_hard: bool) -> Support:
     return Support(n_pos, n_neg, "half random, half hard" if has_hard else "random")
 
 
-Sums = tuple[int | float, ...]
-"""Firing, silent and hard places, each before those of them that the rule names."""
-
-
-def _sums(size: Int[np.ndarray, " side"], said: Float[np.ndarray, " side"]) -> Sums:
-    (yes, silent, hard), (right, wrong, hard_wrong) = size.tolist(), said.tolist()
-    return yes, right, silent, wrong, hard, hard_wrong
-
-
-def _balanced_accuracies(cases: Sequence[Sums]) -> list[float]:
-    """That of each case, all computed at once."""
-    sums = np.array(cases, dtype=np.float64).reshape(len(cases), 6)
-    accuracies: list[float] = _balanced_accuracy(sums.T).tolist()
-    return accuracies
-
-
-def _value(metric: str, sums: Float[np.ndarray, "column *draw"]) -> Float[np.ndarray, "*draw"]:
-    if metric in ("detection", "fuzzing"):
-        return _balanced_accuracy(sums)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        if metric == "f1":
-            return np.asarray(2 * sums[0] / (sums[1] + sums[2]))
-        return np.asarray(sums[0] / sums[1])
-
-
-def _parts(figure: _Figure, value: float) -> tuple[tuple[float, int], ...]:
-    """The shares whose mean a figure is, with the documents that each rests on."""
-    by_doc, sums = figure.by_doc, figure.by_doc.sum(axis=1)
-    if figure.metric in ("detection", "fuzzing"):
-        recall = float(sums[1] / sums[0])
-        n_docs = (int(np.count_nonzero(by_doc[0])), int(np.count_nonzero(by_doc[2])))
-        return (recall, n_docs[0]), (2 * value - recall, n_docs[1])
-    return ((value, int(np.count_nonzero(by_doc[1]))),)
-
-
-def _balanced_accuracy(sums: Float[np.ndarray, "column *draw"]) -> Float[np.ndarray, "*draw"]:
-    """Half for firing places that the rule names, half for silent ones that it leaves out."""
-    yes, right, silent, wrong, hard, hard_wrong = sums
-    with np.errstate(invalid="ignore", divide="ignore"):
-        at_random = 1 - wrong / silent
-        where_hard = np.where(hard > 0, 1 - hard_wrong / hard, at_random)
-        return np.asarray(right / yes / 2 + (at_random + where_hard) / 4)
-
-
-def _larger_mean(*groups: Sequence[float]) -> float:
-    """Figures that are undefined, such as those of a feature that never rests, are left out."""
-    defined = [[figure for figure in group if np.isfinite(figure)] for group in groups]
-    return max(float(np.mean(figures)) for figures in defined if figures)
+def _counts(masks: Iterable[Bool[np.ndarray, " some"]]) -> Int[np.ndarray, " mask"]:
+    return np.array([np.count_nonzero(mask) for mask in masks])

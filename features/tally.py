@@ -13,21 +13,19 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Int
 
-from features.counts import PieceDocs
+from features.counts import PieceDocs, spread
 from features.rows import NO_PIECE, Rows
 from features.rules import (
     Both,
-    ConceptRule,
     Either,
     NGram,
     PositionRange,
-    Repetition,
     Rule,
-    TokenClass,
     TokenSet,
     TopicWords,
     fires,
 )
+from features.shared_rules import SharedRules, is_shared
 
 
 class Tally:
@@ -39,7 +37,8 @@ class Tally:
         self.n_real = int(self.is_real.sum())
         self._totals: dict[int, np.ndarray] = {}
         self._runs_ahead: dict[tuple[int, int], np.ndarray] = {}
-        self._shared: dict[Rule, tuple[np.ndarray, int]] = {}
+        self._by_piece: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.shared = SharedRules(rows)
 
     def total(self, offset: int) -> Int[np.ndarray, " piece"]:
         """How often each piece stands `offset` places from a token."""
@@ -68,14 +67,15 @@ class Tally:
 
     def mask(self, rule: Rule) -> Bool[np.ndarray, " token"]:
         """The tokens on which the rule holds."""
-        return self.shared(rule)[0] if _is_shared(rule) else fires(rule, self.rows) & self.is_real
-
-    def shared(self, rule: Rule) -> tuple[Bool[np.ndarray, " token"], int]:
-        """The mask and the count of a rule that many features try."""
-        if rule not in self._shared:
-            where = fires(rule, self.rows) & self.is_real
-            self._shared[rule] = (where, int(np.count_nonzero(where)))
-        return self._shared[rule]
+        if is_shared(rule):
+            return self.shared.mask(rule)
+        if isinstance(rule, TopicWords):
+            return np.asarray(self.docs((rule,))[0].take(self.rows.doc) & self.is_real)
+        if isinstance(rule, TokenSet):
+            holds = np.zeros(len(self.rows), dtype=bool)
+            holds[self.where(rule)] = True
+            return holds
+        return np.asarray(fires(rule, self.rows) & self.is_real)
 
     def docs(self, rules: Sequence[TopicWords]) -> Bool[np.ndarray, "rule doc"]:
         """Documents in which rules about topics hold on some token."""
@@ -84,11 +84,12 @@ class Tally:
         found: np.ndarray = (self.topics.held(lists) >= least[:, None]) & (self._by_doc > 0)
         return found
 
-    def said_in(self, docs: Bool[np.ndarray, " doc"]) -> int:
-        """Tokens of these documents."""
-        return int(self._by_doc[docs].sum())
+    def said_in(self, docs: Bool[np.ndarray, "rule doc"]) -> Int[np.ndarray, " rule"]:
+        """Tokens of the documents of each row."""
+        said: np.ndarray = docs @ self._by_doc
+        return said
 
-    def said(self, rule: Rule) -> int:
+    def said(self, rule: Rule) -> int:  # noqa: PLR0911  (one return a variant)
         """Tokens on which the rule holds."""
         match rule:
             case TokenSet(token_ids, offset):
@@ -103,11 +104,41 @@ class Tally:
                 stop = len(upto) - 1 if last is None else min(last + 1, len(upto) - 1)
                 return int(max(upto[stop] - upto[min(first, len(upto) - 1)], 0))
             case TopicWords():
-                return self.said_in(self.docs((rule,))[0])
-            case _ if _is_shared(rule):
-                return self.shared(rule)[1]
+                return int(self.said_in(self.docs((rule,)))[0])
+            case _ if is_shared(rule):
+                return int(self.shared.said(self.shared.places((rule,)))[0])
+            case Both(left, right):
+                return self.said_by_both(left, right)
+            case Either(left, right):
+                return self.said(left) + self.said(right) - self.said_by_both(left, right)
             case _:
                 return int(np.count_nonzero(self.mask(rule)))
+
+    def said_by_both(self, left: Rule, right: Rule) -> int:
+        """Tokens on which two rules hold; looked up at those of the rarer set, if one is one."""
+        sets = [rule for rule in (left, right) if isinstance(rule, TokenSet)]
+        if not sets:
+            return int(np.count_nonzero(self.mask(left) & self.mask(right)))
+        rarer = min(sets, key=self.said)
+        other = right if rarer is left else left
+        return int(np.count_nonzero(self.holds_at(other, self.where(rarer))))
+
+    def where(self, rule: TokenSet) -> Int[np.ndarray, " said"]:
+        """The tokens on which a set holds, in the order of its pieces."""
+        row, start = self._with_piece(rule.offset)
+        piece = np.array(list(dict.fromkeys(rule.token_ids)))
+        return np.asarray(row[spread(start[piece], start[piece + 1])[0]])
+
+    def _with_piece(
+        self, offset: int
+    ) -> tuple[Int[np.ndarray, " token"], Int[np.ndarray, " bound"]]:
+        """The tokens by the piece `offset` places on, and where the tokens of each begin."""
+        if offset not in self._by_piece:
+            row = np.flatnonzero(self.is_real & (self.rows.piece_at(offset) != NO_PIECE))
+            order = np.argsort(self.rows.piece_at(offset)[row], kind="stable")
+            start = np.concatenate([[0], np.cumsum(self.total(offset))])
+            self._by_piece[offset] = (row[order], start)
+        return self._by_piece[offset]
 
     def holds_at(  # noqa: PLR0911  (one return a variant)
         self, rule: Rule, row: Int[np.ndarray, " act"]
@@ -173,10 +204,6 @@ class Tally:
                 near = np.minimum(np.searchsorted(listed, run), len(listed) - 1)
                 found |= listed[near] == run
         return np.asarray(found & inside)
-
-
-def _is_shared(rule: Rule) -> bool:
-    return isinstance(rule, TokenClass | Repetition | ConceptRule)
 
 
 def _apart(patterns: tuple[tuple[int, ...], ...]) -> bool:

@@ -32,7 +32,7 @@ def context_patterns(rows: Rows, row: Int[np.ndarray, " act"]) -> Iterator[NGram
 
 def _left_patterns(rows: Rows, row: Int[np.ndarray, " act"]) -> tuple[tuple[int, ...], ...]:
     """Runs that end at the token, of mixed length, cut where F1 is best."""
-    runs: list[list[tuple[int, ...]]] = []
+    runs: list[np.ndarray] = []
     fired: list[np.ndarray] = []
     total: list[np.ndarray] = []
     cost = 1 + np.log2(len(rows.vocab) + 1)
@@ -53,17 +53,17 @@ def _left_patterns(rows: Rows, row: Int[np.ndarray, " act"]) -> tuple[tuple[int,
             kept = known & (k / n > rate) & (saved > cost) & (k > 1)
             np.subtract.at(fired[-1], parent[kept], k[kept])
             np.subtract.at(total[-1], parent[kept], n[kept])
-        runs.append([rows.pieces_of_run(int(each), length) for each in key[kept]])
+        runs.append(key[kept])
         fired.append(k[kept].astype(np.float64))
         total.append(n[kept])
         parent_key, parent_k, parent_n = key[kept], k[kept].astype(np.float64), n[kept]
         if len(parent_key) == 0:
             break
-    return _cut(
-        [run for level in runs for run in level],
-        np.concatenate(fired),
-        np.concatenate(total),
-        len(row),
+    length_of = np.repeat(np.arange(1, len(runs) + 1), [len(level) for level in runs])
+    every = np.concatenate(runs)
+    chosen = _cut(np.concatenate(fired), np.concatenate(total), len(row))
+    return _unimplied(
+        [rows.pieces_of_run(int(every[i]), int(length_of[i])) for i in chosen.tolist()]
     )
 
 
@@ -74,31 +74,30 @@ def _right_patterns(rows: Rows, row: Int[np.ndarray, " act"]) -> tuple[tuple[int
     after = after[after < len(rows)]
     after = after[rows.doc[after] == rows.doc[after - 1]]
     node, fired = np.unique(place[after], return_counts=True)
-    total = rows.run_counts(2)[node]
     often = fired > 1
-    runs = [rows.pieces_of_run(int(key), 2) for key in keys[node[often]]]
-    return _cut(runs, fired[often].astype(np.float64), total[often].astype(np.float64), len(row))
+    node, fired = node[often], fired[often].astype(np.float64)
+    chosen = _cut(fired, rows.run_counts(2)[node].astype(np.float64), len(row))
+    return _unimplied([rows.pieces_of_run(key, 2) for key in keys[node[chosen]].tolist()])
 
 
 def _cut(
-    runs: list[tuple[int, ...]],
-    fired: Float[np.ndarray, " run"],
-    total: Float[np.ndarray, " run"],
-    n_act: int,
-) -> tuple[tuple[int, ...], ...]:
-    """The first runs by lift, as many as give the best F1, less those that another implies."""
-    if len(runs) == 0:
-        return ()
+    fired: Float[np.ndarray, " run"], total: Float[np.ndarray, " run"], n_act: int
+) -> Int[np.ndarray, " chosen"]:
+    """The first runs by lift, as many as give the best F1, in the order of their firings."""
     order = np.lexsort((-fired, -(fired / (total + 1))))[:MOST]
     order = order[fired[order] > 0]
     if len(order) == 0:
-        return ()
+        return order
     right, says = np.cumsum(fired[order]), np.cumsum(total[order])
-    size = int((2 * right / (says + n_act)).argmax()) + 1
+    chosen = order[: int((2 * right / (says + n_act)).argmax()) + 1]
     # The runs that fire most come first, since a name says the first one.
-    chosen = [runs[i] for i in sorted(order[:size], key=lambda i: -fired[i])]
-    whole = set(chosen)
-    return tuple(run for run in chosen if not any(run[cut:] in whole for cut in range(1, len(run))))
+    return np.asarray(chosen[np.argsort(-fired[chosen], kind="stable")])
+
+
+def _unimplied(runs: list[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
+    """The runs that end with no other of them, since that one says as much."""
+    whole = set(runs)
+    return tuple(run for run in runs if not any(run[cut:] in whole for cut in range(1, len(run))))
 
 
 def _divergence(

@@ -22,7 +22,7 @@ from lm.collect import check_length
 from lm.errors import ContextOverflow, LmError
 from lm.hookpoint import HookPoint
 from lm.model import LanguageModel
-from lm.step import Sequences, Started, sequences_are
+from lm.sequences import Sequences, Started, sequences_are
 from lm.tap import Edit, edited
 
 
@@ -96,6 +96,8 @@ class _Batch:
         self.rows = torch.tensor(rows, device=lm.device)
         self.alive = torch.arange(len(rows), device=lm.device)
         self.current, self.mask = self._left_padded()
+        lengths = torch.tensor([len(prompt) for prompt in self.prompts], device=lm.device)
+        self.prompt_lengths = None if self.mask is None else lengths
         self.takes = frozenset(inspect.signature(lm.model.forward).parameters)
 
     def run(
@@ -114,13 +116,18 @@ class _Batch:
         caller_rows, uniforms = self.rows.tolist(), uniforms.to(self.lm.device)
         generation = Started()
         for step in range(self.max_new_tokens):
-            with sequences_are(Sequences(self.width, self.rows, generation, self.n_rows)):
+            sequences = Sequences(
+                self.width, self.rows, generation, self.n_rows, self.prompt_lengths
+            )
+            with sequences_are(sequences):
                 logits = self._next_logits()
-            self._check_finite(logits, step)
+            total = torch.logsumexp(logits, 1)
+            self._check_finite(total, step)
             chosen = _choose(logits, uniforms[self.alive, step], temperature)
             alive = self.alive.cpu().numpy()
             ids[alive, step] = chosen.cpu().numpy()
-            logprobs[alive, step] = _logprob(logits, chosen).cpu().numpy()
+            picked = logits.gather(1, chosen[:, None]).squeeze(1)
+            logprobs[alive, step] = (picked - total).cpu().numpy()
             new = torch.isin(chosen, stops) & ~ended[self.alive]
             lengths[self.alive[new].cpu().numpy()] = step + 1
             ended[self.alive[new]] = True
@@ -171,9 +178,12 @@ class _Batch:
         self.alive, self.rows, self.current = self.alive[kept], self.rows[kept], self.current[kept]
         if self.mask is not None:
             self.mask = self.mask[kept]
+        if self.prompt_lengths is not None:
+            self.prompt_lengths = self.prompt_lengths[kept]
 
-    def _check_finite(self, logits: Float[Tensor, "row vocab"], step: int) -> None:
-        bad = torch.isnan(logits).any(1) | (logits == float("inf")).any(1)
+    def _check_finite(self, total: Float[Tensor, " row"], step: int) -> None:
+        """A logit that is not a number, or too large for one, shows in the sum of all."""
+        bad = torch.isnan(total) | (total == float("inf"))
         if bool(bad.any()):
             raise LmError(
                 f"the logits of prompt {int(self.rows[bad][0])} are not finite at new token "
@@ -191,13 +201,6 @@ def _choose(
     # Rounding may carry a number just under 1 up to the total, beyond the last possible token.
     wanted = torch.minimum(uniforms * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulated, wanted[:, None], right=True).squeeze(1)
-
-
-def _logprob(
-    logits: Float[Tensor, "row vocab"], chosen: Int[Tensor, " row"]
-) -> Float[Tensor, " row"]:
-    picked = logits.gather(1, chosen[:, None]).squeeze(1)
-    return picked - torch.logsumexp(logits, 1)
 
 
 def _uniforms(

@@ -16,7 +16,7 @@ from lm.collect import batches_by_length, check_length, right_padded
 from lm.errors import LmError
 from lm.hookpoint import HookPoint
 from lm.model import LanguageModel
-from lm.step import Sequences, sequences_are
+from lm.sequences import Sequences, sequences_are
 from lm.tap import Edit, edited
 
 Edits = Mapping[HookPoint, Edit | Sequence[Edit]]

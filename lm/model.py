@@ -6,7 +6,6 @@ gradients on its weights. Runs no code that comes with a checkpoint.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from lm.errors import LmError, ModelNotFound, TokenizerMismatch, UnknownArchitec
 from lm.form import Form, form_of
 from lm.source import find_folder, read_facts
 from lm.tokenizer import Tokenizer, open_tokenizer
+from lm.weights import has_sha, sha_of
 
 Weights = Literal["pretrained", "random"]
 RANDOM_WEIGHTS_SEED = 0
@@ -99,11 +99,11 @@ class LanguageModel:
 
     def weights_sha(self) -> str:
         """The sha256, in hex, of every weight's name, type, shape and bytes, as loaded."""
-        digest = hashlib.sha256()
-        for name, weight in sorted(self.model.named_parameters()):
-            digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
-            digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return sha_of(self.model)
+
+    def has_weights(self, sha: str) -> bool:
+        """Whether `sha` is the hash of these weights, as loaded or in another floating type."""
+        return has_sha(self.model, sha)
 
 
 def open_model(

@@ -75,16 +75,11 @@ def over_tokens(
 
 
 def unpadded(
-    token_ids: Int[Tensor, "batch pos"], past: int, all_real: Bool[Tensor, "batch pos"] | None
+    token_ids: Int[Tensor, "batch pos"], past: int
 ) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
-    """Places from `past` on, all real; `all_real` are flags of this shape that say so."""
-    if token_ids.shape[1] == 1:
-        places = torch.full_like(token_ids, past, dtype=torch.int64)
-    else:
-        stop = past + token_ids.shape[1]
-        places = torch.arange(past, stop, device=token_ids.device).expand(token_ids.shape)
-    if all_real is not None:
-        return places, all_real
+    """Places from `past` on, and flags that all are real."""
+    stop = past + token_ids.shape[1]
+    places = torch.arange(past, stop, device=token_ids.device).expand(token_ids.shape)
     return places, torch.ones_like(token_ids, dtype=torch.bool)
 
 

@@ -16,10 +16,12 @@ from typing import Any, assert_never
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from lm.clock import Clock
 from lm.errors import UnknownArchitecture
 from lm.hookpoint import HookPoint
 from lm.model import LanguageModel
-from lm.step import Clock, Step, generating
+from lm.sequences import generating
+from lm.step import Step
 
 __all__ = ["Edit", "Step", "edited", "read", "read_until"]
 
@@ -120,8 +122,10 @@ def _keep(seen: dict[HookPoint, Tensor], point: HookPoint) -> _See:
 
 def _apply(chain: Sequence[Edit], clock: Clock) -> _See:
     def see(resid: Tensor) -> Tensor:
+        step = clock.now
+        assert step is not None, "an edit ran outside the model's own forward pass"
         for edit in chain:
-            resid = edit(resid, clock.step)
+            resid = edit(resid, step)
         return resid
 
     return see

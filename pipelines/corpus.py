@@ -60,9 +60,16 @@ def write(
 ) -> None:
     """Every table of the corpus, and its record, into the folder `out`."""
     source = params.corpus.dataset or params.corpus.path or "microworld"
-    meta = {"source": Path(source).name if params.corpus.source == "file" else source}
     lengths = np.array([len(document.encoded.ids) for document in documents], dtype=np.int32)
     token_id = np.concatenate([np.asarray(d.encoded.ids, dtype=np.int32) for d in documents])
+    digest = hashlib.sha256(token_id.tobytes())
+    for document in documents:
+        digest.update(document.sha.encode())
+    meta = {
+        "corpus_sha": digest.hexdigest(),
+        "tokenizer_sha": tokenizer.sha(),
+        "source": Path(source).name if params.corpus.source == "file" else source,
+    }
     _write(out, "token", _tokens(lengths, token_id, tokenizer.special_ids), meta)
     _write(out, "doc", _docs(lengths, documents), meta)
     texts = {"doc_id": range(len(documents)), "text": [d.text for d in documents]}
@@ -75,16 +82,11 @@ def write(
     prompt = _table(concepts.prompt, "prompt_id prompt_set concept text split latents")
     _write(out, "prompt", prompt, meta)
     _write(out, "pair", _table(concepts.pair, "concept pair_id positive negative"), meta)
-    digest = hashlib.sha256(token_id.tobytes())
-    for document in documents:
-        digest.update(document.sha.encode())
     record = {
         "n_docs": len(documents),
         "n_tokens": int(lengths.sum()),
         "context": params.corpus.context,
-        "corpus_sha": digest.hexdigest(),
-        "tokenizer_sha": tokenizer.sha(),
-        "source": meta["source"],
+        **meta,
         **concepts.judge,
     }
     write_json(out / "corpus.json", record)

@@ -22,9 +22,10 @@ import torch
 from pipelines.params import Params, load_params
 from pipelines.stage import run_stage
 from pipelines.trial.arms import CORPUS, direction_id
-from pipelines.trial.bench import Bench
+from pipelines.trial.bench import FEATURES, Bench
 from pipelines.trial.choice import Ranking, Trial, rank_features
 from pipelines.trial.judges import open_judge
+from pipelines.trial.output_labels import output_labels
 from pipelines.trial.response import feature_direction
 from pipelines.trial.steerability import causal_rows
 from steering.direction import Direction, Fact, save_directions
@@ -37,7 +38,7 @@ from steering.sources.pca import lat
 from steering.sources.random import matched_feature, random_direction
 from steering.sources.reading import read_texts
 from store.atomic import whole_dir
-from store.schema import write_table
+from store.schema import read_metadata_of_runs, write_table
 
 OUT = Path("data/directions")
 ACTADD_TOKENS = 12
@@ -68,13 +69,17 @@ def main() -> None:
     rankings = rank_features(bench, judge, differences, params)
     for number, concept in enumerate(params.directions.concepts):
         directions |= chosen(bench, rankings[concept], _seed(params, number), params)
+    directions = {name: one.for_model(bench.lm) for name, one in directions.items()}
     with whole_dir(OUT) as scratch:
         save_directions(scratch / "directions.safetensors", directions)
-        metadata = {"stage": "directions"}
+        metadata = {**read_metadata_of_runs(FEATURES, [bench.slug]), "stage": "directions"}
         rows = pa.Table.from_pylist(direction_rows(directions))
         write_table(scratch / "direction.parquet", "direction", rows, metadata)
         rows = pa.Table.from_pylist(causal_rows(bench, list(rankings.values()), params))
         write_table(scratch / "causal.parquet", "steerability", rows, metadata)
+        if spoken := output_labels(bench, params):
+            rows = pa.Table.from_pylist(spoken)
+            write_table(scratch / "output_label.parquet", "output_label", rows, metadata)
     log.info("%d directions for %d concepts", len(directions), len(rankings))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from pipelines.stage import model_source, run_stage
 from store.atomic import link_tree, whole_dir, whole_file
 from store.manifest import content_hash, fingerprint
 from store.residuals import ResidualBatch, Residuals, RunningStats, write_part, write_stats
-from store.schema import read_table, write_table
+from store.schema import read_metadata, read_table, write_table
 
 CORPUS = Path("data/corpus")
 RESIDUALS = Path("data/residuals")
@@ -109,7 +109,9 @@ def main() -> None:
     waiting = [part for part in parts if not part.is_done]
     _announce(lm, corpus, points, params.dump, waiting)
     _run(lm, corpus, params.dump, parts)
-    _finish(points, params.dump, parts, work, corpus.test)
+    of_corpus = read_metadata(CORPUS / "token.parquet")
+    metadata = {**of_corpus, "model_sha": lm.weights_sha(), "stage": "dump"}
+    _finish(points, params.dump, parts, work, corpus.test, metadata)
     shutil.rmtree(WORK, ignore_errors=True)
 
 
@@ -227,6 +229,7 @@ def _finish(
     parts: Sequence[Part],
     work: Path,
     test: npt.NDArray[np.int32],
+    metadata: Mapping[str, str],
 ) -> None:
     """Link the shards into the out, with statistics of the documents that are not for testing."""
     with whole_dir(RESIDUALS) as out:
@@ -237,13 +240,14 @@ def _finish(
             link_tree(work / str(point), out / str(point))
             write_stats(out / str(point), stats, str(point), params.dtype)
         if params.loss:
-            _write_losses(out / "loss.parquet", [part.loss for part in parts if part.loss])
+            files = [part.loss for part in parts if part.loss]
+            _write_losses(out / "loss.parquet", files, metadata)
 
 
-def _write_losses(path: Path, files: Sequence[Path]) -> None:
+def _write_losses(path: Path, files: Sequence[Path], metadata: Mapping[str, str]) -> None:
     loss = np.concatenate([np.load(file) for file in files])
     rows = pa.table({"tok": np.arange(len(loss), dtype=np.int64), "loss": loss})
-    write_table(path, "token_loss", rows, {"stage": "dump"})
+    write_table(path, "token_loss", rows, metadata)
 
 
 def _megabytes(n_bytes: int) -> str:

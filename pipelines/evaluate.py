@@ -43,7 +43,7 @@ from pipelines.trial.summary import dose_rows, frontier_summary, summary
 from steering.fluency import mean_nats, reference
 from store.atomic import whole_dir, whole_file
 from store.manifest import write_json
-from store.schema import read_table, write_table
+from store.schema import read_metadata, read_table, write_table
 
 if TYPE_CHECKING:
     from steering.tax import Tax
@@ -165,7 +165,7 @@ def _pick(texts: Texts, chosen: np.ndarray) -> Texts:
 
 def _write(cells: Sequence[Cell], how: Resampling) -> None:
     scores, frontier = score_rows(cells, how), frontier_rows(cells, how)
-    metadata = {"stage": "evaluate"}
+    metadata = {**read_metadata(GENERATIONS), "stage": "evaluate"}
     with whole_dir(OUT) as scratch:
         write_table(
             scratch / "steer_score.parquet", "steer_score", pa.Table.from_pylist(scores), metadata

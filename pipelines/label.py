@@ -33,6 +33,7 @@ from features.labels import (
     output_rules,
     with_scores,
 )
+from features.languages import with_languages
 from features.own_concepts import OwnConcepts, find_concepts
 from features.probe import ProbeScore, Sample, probe_concepts, sample_rows
 from features.vocab import Vocab
@@ -46,7 +47,7 @@ from store.activations import iter_features
 from store.atomic import whole_dir
 from store.manifest import write_json
 from store.residuals import Residuals
-from store.schema import conform, read_table, write_table
+from store.schema import conform, read_metadata_of_runs, read_table, write_table
 
 CORPUS, FEATURES, RESIDUALS = Path("data/corpus"), Path("data/features"), Path("data/residuals")
 LABELS, METRICS = Path("data/labels"), Path("metrics/labels.json")
@@ -68,10 +69,12 @@ def main() -> None:
     )
     require(CORPUS / "vocab.parquet", "corpus")
     require(FEATURES, "harvest")
+    metadata = {**read_metadata_of_runs(FEATURES, list(params.sae)), "stage": "label"}
     vocab = Vocab.read(CORPUS)
     own = find_concepts(own_concepts(params.label.concepts), CORPUS)
     learned = {
-        name: read_documents(CORPUS, name, vocab, own) for name in ("label", "train", "score")
+        name: with_languages(read_documents(CORPUS, name, vocab, own), CORPUS)
+        for name in ("label", "train", "score")
     }
     made: dict[str, list[pa.Table]] = {}
     summary: dict[str, Any] = {}
@@ -89,10 +92,10 @@ def main() -> None:
     with whole_dir(LABELS) as folder:
         for name, parts in made.items():
             table = pa.concat_tables(parts)
-            write_table(folder / f"{name}.parquet", name, table, {"stage": "label"})
+            write_table(folder / f"{name}.parquet", name, table, metadata)
         if own.concept.num_rows:
             for name, table in (("concept", own.concept), ("concept_label", own.concept_label)):
-                write_table(folder / f"{name}.parquet", name, table, {"stage": "label"})
+                write_table(folder / f"{name}.parquet", name, table, metadata)
     write_json(METRICS, summary)
 
 
@@ -118,7 +121,7 @@ def _label_run(
     explained = explainer.explain(chosen, learnt, neighbours, promoted) if explainer else ()
 
     # Nothing below may change a rule or a slug: from here on, test documents are open.
-    documents = read_documents(CORPUS, "test", vocab, own)
+    documents = with_languages(read_documents(CORPUS, "test", vocab, own), CORPUS)
     (test,) = gather([documents], iter_features(root), d_sae)
     groups = (chosen.choices, chosen.withheld)
     scores, withheld_scores = make_scores(test, neighbours, groups, config, workers)

@@ -19,7 +19,7 @@ from features.blocks import (
     ScoreTask,
     choose_features,
     keep_evidence,
-    score_choices,
+    score_rules,
 )
 from features.choose import Choice
 from features.documents import Evidence
@@ -73,13 +73,17 @@ def make_scores(
             ScoreTask(
                 kept,
                 neighbours,
-                tuple(choice for group in groups for choice in group[turn::workers]),
+                tuple(
+                    (choice.feature, choice.best.candidate)
+                    for group in groups
+                    for choice in group[turn::workers]
+                ),
                 bootstrap=config.bootstrap,
                 seed=config.seed,
             )
             for turn in range(workers)
         ]
-        made = [iter(part) for part in map_in_order(score_choices, tasks, workers)]
+        made = [iter(part) for part in map_in_order(score_rules, tasks, workers)]
     return [
         _put_back(
             [

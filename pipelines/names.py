@@ -21,7 +21,7 @@ from sae.model import SparseAutoencoder
 from steering.direction import Direction, load_directions
 from steering.errors import DirectionError
 from steering.sources.decoder import decoder, latent
-from steering.target import Target
+from steering.target import Latent, Target
 from store.catalog import open as open_store
 
 if TYPE_CHECKING:
@@ -44,6 +44,44 @@ class NamedFeature:
     """Mean norm of the stream at its hook point."""
     best_dose: float | None
     """What the dose-response did best at, in mean norms; None where it was not tried."""
+    model_sha: str | None
+    """sha256 of the weights of the model that its autoencoder reads."""
+    sae_sha: str | None
+    """sha256 of that autoencoder's weights."""
+
+    def direction(self, sae: SparseAutoencoder) -> Direction:
+        """What it writes, in the autoencoder of its run.
+
+        Raises:
+            DirectionError: it is dead.
+        """
+        return decoder(
+            sae,
+            self.feature_id,
+            max_act=self.max_act,
+            mean_norm=self.mean_norm,
+            concept=self.name,
+            run_id=self.run_id,
+            sae_sha=self.sae_sha,
+            model_sha=self.model_sha,
+        )
+
+    def latent(self, sae: SparseAutoencoder) -> Latent:
+        """What it reads, in the autoencoder of its run.
+
+        Raises:
+            DirectionError: it is dead.
+        """
+        return latent(
+            sae,
+            self.feature_id,
+            max_act=self.max_act,
+            mean_norm=self.mean_norm,
+            concept=self.name,
+            run_id=self.run_id,
+            sae_sha=self.sae_sha,
+            model_sha=self.model_sha,
+        )
 
 
 class StoreNames:
@@ -94,13 +132,7 @@ class StoreNames:
         if (known := self._known(name)) is not None:
             return known
         one = self.feature(name)
-        return decoder(
-            self.sae(one.run_id),
-            one.feature_id,
-            max_act=one.max_act,
-            mean_norm=one.mean_norm,
-            run_id=one.run_id,
-        )
+        return one.direction(self.sae(one.run_id))
 
     def reading(self, name: str) -> Target:
         """What the name reads: a feature's latent, or the component along a direction.
@@ -111,13 +143,7 @@ class StoreNames:
         if (known := self._known(name)) is not None:
             return known
         one = self.feature(name)
-        return latent(
-            self.sae(one.run_id),
-            one.feature_id,
-            max_act=one.max_act,
-            mean_norm=one.mean_norm,
-            run_id=one.run_id,
-        )
+        return one.latent(self.sae(one.run_id))
 
     def _known(self, name: str) -> Direction | None:
         return self._own.get(name) or self._found.get(name)
@@ -138,7 +164,7 @@ class StoreNames:
         ref = resolve(self._store, asked, allow_weak=self._allow_weak)
         row = self._store.execute(
             """
-            SELECT s.max_value, r.mean_norm, t.best_coefficient
+            SELECT s.max_value, r.mean_norm, t.best_coefficient, r.model_sha, r.sae_sha
             FROM feature_stats AS s
             JOIN run AS r ON r.run_id = s.run_id
             LEFT JOIN steerability AS t ON t.run_id = s.run_id AND t.feature_id = s.feature_id
@@ -152,7 +178,17 @@ class StoreNames:
                 "feature_stats; look with `tiller features search`"
             )
         shown = name if re.search(r"/\d+$", name) else ref.slug
-        return NamedFeature(ref.run_id, ref.feature_id, shown, float(row[0] or 0.0), row[1], row[2])
+        max_act, mean_norm, best_dose, model_sha, sae_sha = row
+        return NamedFeature(
+            run_id=ref.run_id,
+            feature_id=ref.feature_id,
+            name=shown,
+            max_act=float(max_act or 0.0),
+            mean_norm=mean_norm,
+            best_dose=best_dose,
+            model_sha=model_sha or None,
+            sae_sha=sae_sha or None,
+        )
 
     def _run_at(self, layer: int) -> str:
         """The only run at a layer."""

@@ -340,6 +340,9 @@ class DirectionsParams(Section):
     """Doses of the dose-response: nats a token that they cost on held-out text."""
     push: float = Field(default=1.0, gt=0)
     """A strong push, for the output score, in multiples of the mean residual norm."""
+    output_labels: int = Field(default=1024, ge=0)
+    """Features whose output label is made by such a push and scored, at most: those of the
+    largest logit footprint. 0 for none."""
     heldout_tokens: int = Field(default=1024, ge=2)
     """Held-out tokens on which a dose's cost is measured."""
     prompts: int = Field(default=32, ge=2)

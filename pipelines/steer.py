@@ -38,7 +38,7 @@ from pipelines.trial.arms import (
     sample_seed,
 )
 from store.atomic import whole_dir
-from store.schema import write_table
+from store.schema import read_metadata, write_table
 
 if TYPE_CHECKING:
     from lm.model import LanguageModel
@@ -77,11 +77,11 @@ def main() -> None:
     model = params.model
     lm = open_model(model_source(model), model.device, model.dtype, model.weights)
     arms = arms_of(load_directions(require(DIRECTIONS, "directions")))
+    metadata = {**read_metadata(DIRECTIONS.with_name("direction.parquet")), "stage": "steer"}
     solutions = solve(lm, arms, params.steer)
     doses = list(_doses(lm, arms, solutions, params.steer))
     generations = _generate(lm, doses, params)
     with whole_dir(OUT) as scratch:
-        metadata = {"stage": "steer"}
         solved = _coefficients(arms, solutions, params.steer)
         write_table(scratch / "coefficient.parquet", "coefficient", solved, metadata)
         write_table(scratch / "generation.parquet", "generation", generations, metadata)

@@ -1,6 +1,7 @@
 """A direction of the residual stream: a unit vector, where it belongs, and how long is long.
 
-A direction knows nothing of models, tokens or texts: `sources` find it, `intervention` uses it.
+A direction knows nothing of tokens or texts, and of its model only the hash of the weights, so
+that it is not taken for one of another model: `sources` find it, `intervention` uses it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lm.hookpoint import HookPoint
+from lm.model import LanguageModel
 from steering.errors import CoefficientError, DirectionError
 
 Unit: TypeAlias = Literal["norm", "max_act", "raw"]
@@ -54,6 +56,8 @@ class Direction:
     source: str = "given"
     concept: str | None = None
     provenance: Mapping[str, Fact] = field(default_factory=dict)
+    model_sha: str | None = None
+    """sha256 of the weights of the model that it belongs to; None where that is not known."""
 
     def __post_init__(self) -> None:
         HookPoint.parse(self.hook_point)
@@ -80,6 +84,7 @@ class Direction:
         source: str = "given",
         concept: str | None = None,
         provenance: Mapping[str, Fact] | None = None,
+        model_sha: str | None = None,
     ) -> Direction:
         """The direction of a vector of any length; its length is kept as `norm`.
 
@@ -103,7 +108,16 @@ class Direction:
             source=source,
             concept=concept,
             provenance=dict(provenance or {}),
+            model_sha=model_sha,
         )
+
+    def for_model(self, lm: LanguageModel) -> Direction:
+        """The same direction, said to belong to this model: the way to try it on another one.
+
+        Its scales stay those of the model that it was made on; `dataclasses.replace` gives
+        others. Width and hook point are checked where it is used.
+        """
+        return replace(self, model_sha=lm.weights_sha())
 
     @property
     def d_model(self) -> int:
@@ -182,6 +196,7 @@ class Direction:
             mean_norm=self.mean_norm if self.mean_norm is not None else other.mean_norm,
             source=f"({self.source} {operation} {other.source})",
             concept=self.concept if self.concept == other.concept else None,
+            model_sha=self.model_sha if self.model_sha is not None else other.model_sha,
         )
 
     def _require_same_place(self, other: Direction) -> None:
@@ -190,6 +205,7 @@ class Direction:
                 f"{self.hook_point} with {self.d_model} dimensions and {other.hook_point} with "
                 f"{other.d_model}; expected two directions of one place; take both from there"
             )
+        require_same_model(self.model_sha, other.model_sha)
 
 
 def length_in(
@@ -229,6 +245,15 @@ def require_unit(unit: str) -> None:
         raise CoefficientError(
             f"unit {unit!r}; expected one of {', '.join(UNITS)}; "
             "'norm' counts in multiples of the stream's mean norm"
+        )
+
+
+def require_same_model(one: str | None, other: str | None) -> None:
+    """Raises DirectionError if the hashes of two models are known and differ."""
+    if one is not None and other is not None and one != other:
+        raise DirectionError(
+            f"directions of models with weights {one[:12]} and {other[:12]}; expected both of one "
+            "model, since no basis is shared; make both there, or say for_model(lm) of the other"
         )
 
 

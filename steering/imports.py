@@ -4,6 +4,9 @@ Read: a GGUF control vector (llama.cpp, repeng), `vec_layer_N*.pt` (CAA), a `.pt
 a list or of layer -> tensor, and `.npy`. Where the form does not say which layer a vector belongs
 to, the caller says it: a guess would steer elsewhere without a sign. Nothing is unpickled.
 
+Only a control vector of this project names its model, by the hash of the weights; the others are
+taken for any model of their width.
+
 A vector's own length is kept as `Direction.norm`, so adding `norm` in unit `raw` adds the very
 vector that was saved.
 """
@@ -49,13 +52,14 @@ def import_directions(
         path: a `.gguf`, `.pt`, `.pth` or `.npy`.
         hook_point: where a single vector belongs, or `blocks.*.hook_resid_post` for a stack
             whose row i is layer i; overrides what the form says of sites.
-        lm: the model to check widths and hook points against.
+        lm: the model to check widths, hook points and, where the file names it, weights against.
         mean_norm: of the stream, for unit `norm`; the files do not hold it.
 
     Raises:
         ExportError: the file does not read, is of a form not listed here, or does not say where
             its vectors belong.
-        DirectionError: a vector is not finite, is zero, or has another width than the model.
+        DirectionError: a vector is not finite, is zero, has another width than the model, or
+            was exported for another one.
         HookPointError: the model has no such place.
     """
     if not path.is_file() or path.suffix not in READABLE:
@@ -64,18 +68,32 @@ def import_directions(
             f"{path.name} is {what}; expected a vector file ({', '.join(READABLE)}); give one of "
             "those"
         )
+    held: Any
+    model_sha: str | None = None
     if path.suffix == ".gguf":
-        form, vectors = "GGUF control vector", _placed(path, _control_vectors(path), hook_point)
+        held, model_sha = _control_vectors(path)
+        form, vectors = "GGUF control vector", _placed(path, held, hook_point)
     else:
         held = _array(path) if path.suffix == ".npy" else _unpickled(path)
         form = "CAA vector" if _CAA.fullmatch(path.name) else path.suffix.removeprefix(".")
         vectors = _placed(path, held, hook_point)
     facts = {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    if lm is not None and model_sha is not None and not lm.has_weights(model_sha):
+        raise DirectionError(
+            f"{path.name} was exported for weights {model_sha[:12]}; expected those of {lm.name}, "
+            f"{lm.weights_sha()[:12]}; open that model, or import without one and give "
+            "direction.for_model(lm)"
+        )
     directions = {}
     for point, vector in vectors.items():
         _check(path, point, vector, lm)
         directions[str(point)] = Direction.from_vector(
-            vector, str(point), mean_norm=mean_norm, source=form, provenance=facts
+            vector,
+            str(point),
+            mean_norm=mean_norm,
+            source=form,
+            provenance=facts,
+            model_sha=model_sha,
         )
     return directions
 
@@ -119,9 +137,9 @@ def _unplaced(path: Path, held: str, wanted: str) -> ExportError:
     )
 
 
-def _control_vectors(path: Path) -> dict[int, Tensor]:
-    """The tensors direction.N of a control vector, as N -> vector."""
-    from steering.export.gguf import ARCHITECTURE, require_package
+def _control_vectors(path: Path) -> tuple[dict[int, Tensor], str | None]:
+    """The tensors direction.N of a control vector, as N -> vector, and its model's hash if said."""
+    from steering.export.gguf import ARCHITECTURE, MODEL_SHA, require_package
 
     gguf = require_package()
     try:
@@ -131,19 +149,26 @@ def _control_vectors(path: Path) -> dict[int, Tensor]:
             f"{path.name} does not read as GGUF ({error}); expected a control vector; fetch it "
             "again"
         ) from error
-    field = reader.get_field("general.architecture")
-    kind = None if field is None else field.contents()
+    kind, sha = _said(reader, "general.architecture"), _said(reader, MODEL_SHA)
     if kind != ARCHITECTURE:
         raise ExportError(
             f"{path.name} is a GGUF of {kind!r}; expected {ARCHITECTURE!r}; give the control "
             "vector, not the model"
         )
     named = [(_CONTROL.fullmatch(tensor.name), tensor) for tensor in reader.tensors]
-    return {
+    vectors = {
         int(match[1]): torch.from_numpy(np.array(tensor.data, dtype=np.float32))
         for match, tensor in named
         if match is not None
     }
+    return vectors, sha
+
+
+def _said(reader: Any, key: str) -> str | None:
+    """What a GGUF says under a key; None where it says nothing, or no text."""
+    field = reader.get_field(key)
+    said = None if field is None else field.contents()
+    return said if isinstance(said, str) else None
 
 
 def _unpickled(path: Path) -> Any:

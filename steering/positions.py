@@ -8,15 +8,11 @@ carries a norm many times the others', and an edit there is felt by every later 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import product
 from typing import TypeAlias, assert_never
 
-import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
-
-from lm.step import Step
 from steering.errors import PositionError
 
 
@@ -153,110 +149,10 @@ class WarmUp:
 ALWAYS = Constant()
 Schedule: TypeAlias = Constant | FirstN | Decay | WarmUp
 
-_FAR = 2**40
+FAR = 2**40
 # start, is it counted from the prompt's end; stop, is it counted from the prompt's end
-_Interval: TypeAlias = tuple[int, int, int, int]
-_NOWHERE: _Interval = (_FAR, 0, -_FAR, 0)
-
-
-class Mask:
-    """Distinct choices of positions, compiled to a few tensor comparisons."""
-
-    def __init__(
-        self,
-        choices: Sequence[Positions],
-        special_ids: Collection[int],
-        device: torch.device | str = "cpu",
-    ) -> None:
-        def tensor(rows: Sequence[Sequence[int]], fill: Sequence[int]) -> Tensor:
-            width = max(len(row) // len(fill) for row in rows) or 1
-            padded = [[*row, *list(fill) * (width - len(row) // len(fill))] for row in rows]
-            return torch.tensor(padded, dtype=torch.int64, device=device)
-
-        def flags(values: Sequence[bool]) -> Tensor:
-            return torch.tensor(values, device=device)[:, None, None]
-
-        inner = [c.inner if isinstance(c, Except) else c for c in choices]
-        flat = [[n for interval in _intervals(c) for n in interval] for c in inner]
-        bounds = tensor(flat, _NOWHERE).view(len(choices), -1, 4)
-        self._start, self._start_from_end, self._stop, self._stop_from_end = (
-            bounds[:, :, None, None, column] for column in range(4)
-        )
-        ids = [c.ids if isinstance(c, Tokens) else () for c in inner]
-        self._token_ids = tensor(ids, (-1,))[:, :, None, None] if any(ids) else None
-        self._is_everywhere = all(isinstance(c, Everywhere) for c in choices)
-        self._is_negated = flags([isinstance(c, Except) for c in choices])
-        self._is_prompt_only = flags([isinstance(c, Places) and c.prompt_only for c in inner])
-        self._is_any_token = flags([c.include_special for c in choices])
-        self._is_ordinary_only = not any(c.include_special for c in choices)
-        self._is_any_only = all(c.include_special for c in choices)
-        self._special = torch.tensor(sorted(special_ids), dtype=torch.int64, device=device)
-
-    def __call__(self, step: Step) -> Bool[Tensor, "choice batch pos"]:
-        """True where a choice edits; padding is never edited."""
-        place, end = step.positions, step.prompt_lengths[:, None]
-        may_be_edited = self._may_be_edited(step)
-        if self._is_everywhere:
-            return may_be_edited
-        start = self._start + self._start_from_end * end
-        stop = self._stop + self._stop_from_end * end
-        chosen = ((place >= start) & (place < stop)).any(1)
-        if self._token_ids is not None:
-            chosen |= (step.token_ids == self._token_ids).any(1)
-        chosen &= ~self._is_prompt_only | (place < end)
-        chosen ^= self._is_negated
-        return chosen & may_be_edited
-
-    def _may_be_edited(self, step: Step) -> Bool[Tensor, "choice batch pos"]:
-        """Real tokens; only ordinary ones behind the first place, where a choice asks no more."""
-        if self._is_any_only:
-            return step.is_real[None]
-        allowed = torch.isin(step.token_ids, self._special, invert=True)
-        if not step.is_inner:
-            allowed &= step.positions > 0
-        choices = allowed[None]
-        if not self._is_ordinary_only:
-            choices = self._is_any_token | choices
-        return choices if step.is_inner else choices & step.is_real
-
-
-class Strength:
-    """Distinct schedules, compiled to one formula with four numbers each."""
-
-    def __init__(self, choices: Sequence[Schedule], device: torch.device | str = "cpu") -> None:
-        numbers = torch.tensor([_numbers(choice) for choice in choices], device=device)
-        self._slope, self._base, self._rate, self._last = numbers.T[:, :, None, None]
-
-    def __call__(self, step: Step) -> Float[Tensor, "choice batch pos"]:
-        """A factor between 0 and 1 for each token."""
-        generated = (step.positions - step.prompt_lengths[:, None]).float()
-        rising = (self._slope * (generated + 1) + self._base).clamp(0, 1)
-        falling = torch.exp2(-self._rate * generated.clamp(min=0))
-        strength: Tensor = rising * falling * (generated < self._last)
-        return strength
-
-
-def require_inside(choices: Sequence[Positions], step: Step) -> None:
-    """Raises PositionError for a place counted from a prompt's end that lies before its start.
-
-    Asked in the first pass over a prompt only, since it waits for the device.
-    """
-    back = [
-        -place
-        for choice in choices
-        if isinstance(choice, Places) and not choice.prompt_only
-        for place in choice.places
-        if place < 0
-    ]
-    if not back or not len(step.prompt_lengths):
-        return
-    shortest = int(step.prompt_lengths.min())
-    if max(back) > shortest:
-        raise PositionError(
-            f"place {-max(back)}, counted from the end of the prompt, and a prompt of {shortest} "
-            "tokens; expected a place inside every prompt; name another, or pass prompt_only=True "
-            "to skip shorter prompts"
-        )
+Interval: TypeAlias = tuple[int, int, int, int]
+NOWHERE: Interval = (FAR, 0, -FAR, 0)
 
 
 def may_overlap(one: Positions, other: Positions) -> bool:
@@ -268,13 +164,14 @@ def may_overlap(one: Positions, other: Positions) -> bool:
         return bool(set(one.ids) & set(other.ids))
     if isinstance(one, Tokens) or isinstance(other, Tokens):
         return True
-    return any(_may_meet(mine, theirs) for mine in _intervals(one) for theirs in _intervals(other))
+    pairs = product(intervals_of(one), intervals_of(other))
+    return any(_may_meet(mine, theirs) for mine, theirs in pairs)
 
 
-def _may_meet(mine: _Interval, theirs: _Interval) -> bool:
+def _may_meet(mine: Interval, theirs: Interval) -> bool:
     """Whether two intervals share a place for some length of the prompt."""
 
-    def ends_first(first: _Interval, second: _Interval) -> bool:
+    def ends_first(first: Interval, second: Interval) -> bool:
         _, _, stop, stop_from_end = first
         start, start_from_end, _, _ = second
         return stop <= start and stop_from_end == start_from_end
@@ -293,41 +190,28 @@ def require_reachable(positions: Positions, special_ids: Collection[int]) -> Non
             )
 
 
-def _intervals(choice: Positions) -> list[_Interval]:
-    found: list[_Interval]
+def intervals_of(choice: Positions) -> list[Interval]:
+    """The places of a choice as intervals; token ids apart, and the inner ones of an `Except`."""
+    found: list[Interval]
     match choice:
         case Everywhere():
-            found = [(-_FAR, 0, _FAR, 0)]
+            found = [(-FAR, 0, FAR, 0)]
         case Prompt():
-            found = [(-_FAR, 0, 0, 1)]
+            found = [(-FAR, 0, 0, 1)]
         case Generation():
-            found = [(0, 1, _FAR, 0)]
+            found = [(0, 1, FAR, 0)]
         case Places(places):
             found = [(place, int(place < 0), place + 1, int(place < 0)) for place in places]
         case Window(start, stop):
-            last = (_FAR, 0) if stop is None else (stop, int(stop < 0))
+            last = (FAR, 0) if stop is None else (stop, int(stop < 0))
             found = [(start, int(start < 0), *last)]
         case Tokens():
-            found = [_NOWHERE]
+            found = [NOWHERE]
         case Except(inner):
-            found = _intervals(inner)
+            found = intervals_of(inner)
         case _:
             assert_never(choice)
     return found
-
-
-def _numbers(choice: Schedule) -> tuple[float, float, float, float]:
-    match choice:
-        case Constant():
-            return 0.0, 1.0, 0.0, float("inf")
-        case FirstN(n):
-            return 0.0, 1.0, 0.0, float(n)
-        case Decay(half_life):
-            return 0.0, 1.0, 1.0 / half_life, float("inf")
-        case WarmUp(n):
-            return 1.0 / n, 0.0, 0.0, float("inf")
-        case _:
-            assert_never(choice)
 
 
 def _require_positive(name: str, value: int | float) -> None:

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae.model import SparseAutoencoder
+from steering.linear import Linear
 from steering.rows import Lists, OfLists
 from steering.target import Target, full_encode_of, reader_of
 
@@ -19,20 +20,18 @@ class Readers:
     def __init__(
         self, lists: Sequence[Sequence[Target]], d_model: int, device: torch.device | str
     ) -> None:
-        shape = (len(lists), max(map(len, lists), default=0))
-        columns, bias = torch.zeros(*shape, d_model), torch.zeros(shape)
-        threshold = torch.zeros(shape)
+        columns, bias, threshold = columns_of(lists, d_model)
         whole: dict[int, _Whole] = {}
         for row, targets in enumerate(lists):
             for slot, target in enumerate(targets):
-                column, bias[row, slot], threshold[row, slot] = reader_of(target)
-                columns[row, slot] = column
                 if (full := full_encode_of(target)) is not None:
+                    shape = (len(lists), columns.shape[1])
                     known = whole.setdefault(id(full.sae), _Whole(full.sae, shape, device))
                     known.put(row, slot, full.feature_id, full.scale)
-        columns, bias = columns.mT.contiguous().to(device), bias.unsqueeze(1).to(device)
         self._is_linear = bool(torch.isneginf(threshold).all())
-        self._of_lists = OfLists(columns, bias, threshold.unsqueeze(1).to(device))
+        self._is_rectified = not threshold.any()
+        self._product = Linear(columns, bias, device)
+        self._threshold = OfLists(threshold.to(device))
         self._off = torch.zeros((), device=device)
         self._whole = tuple(whole.values())
 
@@ -40,10 +39,12 @@ class Readers:
         self, wide: Float[Tensor, "batch pos d_model"], lists: Lists
     ) -> Float[Tensor, "batch pos slot"]:
         """Each row's readings of its own list's targets."""
-        columns, bias, threshold = self._of_lists.as_type(lists, wide.dtype)
-        reading = wide @ shared(columns) + bias
-        if not self._is_linear:
-            reading = torch.where(reading > threshold, reading, self._off.to(wide.dtype))
+        reading = self._product(wide, lists)
+        if self._is_rectified:
+            reading = reading.relu()
+        elif not self._is_linear:
+            (threshold,) = self._threshold.as_type(lists, wide.dtype)
+            reading = torch.where(reading > threshold, reading, self._off)
         for whole in self._whole:
             reading = whole.over(reading, wide, lists)
         return reading
@@ -78,8 +79,22 @@ class _Whole:
         return torch.where(mine, own, reading)
 
 
-def shared(
-    matrices: Float[Tensor, "list rows columns"],
-) -> Float[Tensor, "list rows columns"] | Float[Tensor, "rows columns"]:
-    """One list's matrix as a plain one, so that the product over a batch is one product."""
-    return matrices[0] if matrices.shape[0] == 1 else matrices
+def wide_of(resid: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
+    """The stream in float32 at least."""
+    return resid if resid.dtype in (torch.float32, torch.float64) else resid.float()
+
+
+def columns_of(
+    lists: Sequence[Sequence[Target]], d_model: int
+) -> tuple[
+    Float[Tensor, "list slot d_model"],
+    Float[Tensor, "list 1 slot"],
+    Float[Tensor, "list 1 slot"],
+]:
+    """Reading vectors, biases and thresholds of the targets; zeros where there is none."""
+    shape = (len(lists), max(map(len, lists), default=0))
+    columns, bias, threshold = torch.zeros(*shape, d_model), torch.zeros(shape), torch.zeros(shape)
+    for row, targets in enumerate(lists):
+        for slot, target in enumerate(targets):
+            columns[row, slot], bias[row, slot], threshold[row, slot] = reader_of(target)
+    return columns, bias.unsqueeze(1), threshold.unsqueeze(1)

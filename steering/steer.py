@@ -18,22 +18,13 @@ from lm.hookpoint import HookPoint
 from lm.model import LanguageModel
 from lm.step import Step
 from lm.tap import Edit, edited
+from steering.batch import refused_early
+from steering.change import changes_nothing
 from steering.edit import HookEdit
-from steering.errors import CoefficientError, DirectionError, GateError, InterventionError
-from steering.gate import Above, Gate, exclude, leaves
-from steering.intervention import (
-    Add,
-    Cap,
-    Floor,
-    Intervention,
-    KeepNorm,
-    changes_nothing,
-    place_of,
-    slots_of,
-    targets_of,
-)
-from steering.positions import may_overlap, require_reachable
-from steering.target import reads_alike
+from steering.errors import InterventionError
+from steering.fit import require_fit, require_together
+from steering.gate import Above, leaves
+from steering.intervention import Intervention, KeepNorm, place_of, targets_of
 from steering.unmoved import require_as_opened, while_unmoved
 from steering.watch import Watch
 
@@ -71,9 +62,9 @@ def edits_for(lm: LanguageModel, interventions: Rows, *, copies: int = 1) -> dic
             f"copies is {copies}; expected 1 or more; it counts beams or returned sequences"
         )
     require_as_opened(lm)
-    _check_each(lm, rows)
+    require_fit(lm, rows)
     for row in rows:
-        _check_together(row)
+        require_together(row)
     acting = [_acting(row) for row in rows]
     watches = _watches(lm, acting)
     edits: dict[HookPoint, Edit] = dict(watches)
@@ -90,7 +81,7 @@ def edits_for(lm: LanguageModel, interventions: Rows, *, copies: int = 1) -> dic
     if edits:
         first = min(edits, key=lambda point: point.depth)
         edits[first] = while_unmoved(lm, edits[first], first.layer)
-    return edits
+    return refused_early(edits, len(rows), copies) if edits and is_per_row else edits
 
 
 def _acting(row: Sequence[Intervention]) -> list[Intervention]:
@@ -130,7 +121,7 @@ def apply(
     Raises:
         InterventionError: the edits belong to several hook points or contradict each other.
     """
-    _check_together(interventions)
+    require_together(interventions)
     points = {target.hook_point for i in interventions for target in targets_of(i)}
     points |= {place_of(i) for i in interventions}
     if len(points) > 1:
@@ -173,87 +164,3 @@ def _as_rows(interventions: Rows) -> tuple[list[list[Intervention]], bool]:
     if any(is_list):
         return [list(row) for row in cast(list[Sequence[Intervention]], given)], True
     return [cast(list[Intervention], given)], False
-
-
-def _check_each(lm: LanguageModel, rows: Sequence[Sequence[Intervention]]) -> None:
-    seen: set[int] = set()
-    for intervention in (i for row in rows for i in row):
-        require_reachable(intervention.positions, lm.special_ids)
-        _check_size(lm, intervention)
-        if intervention.when is not None:
-            _check_gate(intervention.when, place_of(intervention))
-        HookPoint.parse(place_of(intervention)).check(lm)
-        for target in targets_of(intervention):
-            if id(target) in seen:
-                continue
-            seen.add(id(target))
-            HookPoint.parse(target.hook_point).check(lm)
-            if target.d_model != lm.d_model:
-                raise DirectionError(
-                    f"a direction of {target.d_model} dimensions; {lm.name} has {lm.d_model}; "
-                    "take a direction that was made for this model"
-                )
-
-
-def _check_size(lm: LanguageModel, intervention: Intervention) -> None:
-    largest = torch.finfo(lm.dtype).max / 2
-    if isinstance(intervention, KeepNorm):
-        return
-    for slot in slots_of(intervention):
-        offset, slope = slot.change.offset, slot.change.slope
-        usual = slot.reads.max_act or slot.reads.mean_norm or 1.0
-        length = max(abs(offset), abs(slope) * usual)
-        if length > largest:
-            raise CoefficientError(
-                f"an edit of length {length:.3g} at {place_of(intervention)}; expected "
-                f"less than {largest:.3g}, what {lm.dtype} holds; lower the coefficient"
-            )
-
-
-def _check_gate(gate: Gate, place: str) -> None:
-    """Refuse a gate that would be asked before what it looks at has been computed."""
-    for leaf in leaves(gate):
-        _ = leaf.least
-        if HookPoint.parse(leaf.target.hook_point).depth > HookPoint.parse(place).depth:
-            raise GateError(
-                f"a gate on {leaf.target.source} at {leaf.target.hook_point} for an edit at "
-                f"{place}; expected a gate at the edit's hook point or an earlier one, since the "
-                "later is not computed yet; gate by a feature of that layer or one before it"
-            )
-
-
-def _check_together(row: Sequence[Intervention]) -> None:
-    """Refuse two edits that each replace one reading: their sum would do neither."""
-    reading = [i for i in row if not isinstance(i, Add | KeepNorm)]
-    for number, first in enumerate(reading):
-        for second in reading[number + 1 :]:
-            if _contradict(first, second):
-                kinds = f"{type(first).__name__} and {type(second).__name__}"
-                raise InterventionError(
-                    f"{kinds} of one target, maybe on the same tokens, at {place_of(first)}; "
-                    "expected one edit of a reading (or a Floor below a Cap), since changes are "
-                    "summed; keep one, or nest one `steer` in the other to apply them in turn"
-                )
-    kept = [i.hook_point for i in row if isinstance(i, KeepNorm)]
-    if twice := {place for place in kept if kept.count(place) > 1}:
-        raise InterventionError(
-            f"two KeepNorm at {sorted(twice)[0]}; expected one a hook point; keep one"
-        )
-
-
-def _contradict(first: Intervention, second: Intervention) -> bool:
-    assert not isinstance(first, KeepNorm)
-    assert not isinstance(second, KeepNorm)
-    if not reads_alike(first.target, second.target):
-        return False
-    if not may_overlap(first.positions, second.positions) or exclude(first.when, second.when):
-        return False
-    return not _is_band(first, second)
-
-
-def _is_band(first: Intervention, second: Intervention) -> bool:
-    low, high = (first, second) if isinstance(first, Floor) else (second, first)
-    if not (isinstance(low, Floor) and isinstance(high, Cap)):
-        return False
-    least, most = (slot.change.offset for edit in (low, high) for slot in slots_of(edit))
-    return least <= most

@@ -7,7 +7,8 @@ stream's units, whatever kind of autoencoder it belongs to.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import torch
@@ -15,8 +16,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lm.hookpoint import HookPoint
+from lm.model import LanguageModel
 from sae.model import SparseAutoencoder
-from steering.direction import Direction
+from steering.direction import Direction, Fact
 from steering.errors import DirectionError
 
 
@@ -49,6 +51,10 @@ class Latent:
     mean_norm: float | None = None
     source: str = "latent"
     full: FullEncode | None = None
+    concept: str | None = None
+    provenance: Mapping[str, Fact] = field(default_factory=dict)
+    model_sha: str | None = None
+    """sha256 of the weights of the model that its autoencoder reads; None where not known."""
 
     def __post_init__(self) -> None:
         HookPoint.parse(self.hook_point)
@@ -60,6 +66,10 @@ class Latent:
                 f"{tuple(self.writer.shape)} or holds NaN; expected finite columns of one width; "
                 "check the autoencoder's file"
             )
+
+    def for_model(self, lm: LanguageModel) -> Latent:
+        """The same latent, said to belong to this model; its scales stay as they are."""
+        return replace(self, model_sha=lm.weights_sha())
 
     @property
     def d_model(self) -> int:

@@ -8,7 +8,7 @@ caller's row, so that rows may leave the batch and the prompt may come in pieces
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import assert_never
 from weakref import WeakKeyDictionary
 
@@ -20,7 +20,7 @@ from lm.hookpoint import HookPoint
 from lm.step import Course, Step
 from steering.errors import GateError
 from steering.gate import Above, AllOf, AnyOf, Gate, Not, leaves
-from steering.reading import Readers
+from steering.reading import Readers, wide_of
 from steering.rows import EVERY_LIST
 
 
@@ -50,8 +50,7 @@ class Watch:
         self, resid: Float[Tensor, "batch pos d_model"], step: Step
     ) -> Float[Tensor, "batch pos d_model"]:
         """The very stream it is given, once it has been looked at."""
-        wide = resid.to(torch.promote_types(resid.dtype, torch.float32))
-        reading = self._readers(wide, EVERY_LIST)
+        reading = self._readers(wide_of(resid), EVERY_LIST)
         above = reading > self._least
         if self.over_prompt:
             verdict = self._prompts(reading, step) > self._least
@@ -69,7 +68,16 @@ class Watch:
         self, reading: Float[Tensor, "batch pos comparison"], step: Step
     ) -> Float[Tensor, "batch comparison"]:
         """Mean, largest or last reading of each row's prompt so far, as each comparison asks."""
-        known = self._known(reading, step)
+        known, rows = self._known(reading, step), step.rows
+        if step.generated is None:  # otherwise no token here is the prompt's
+            self._take_in(known, reading, step)
+        mean = known.total[rows] / known.count[rows, None]  # no token: NaN, which exceeds nothing
+        of_all = torch.where(self._kind["max"], known.largest[rows], known.last[rows])
+        return torch.where(self._kind["mean"], mean, of_all)
+
+    def _take_in(
+        self, known: _Prompts, reading: Float[Tensor, "batch pos comparison"], step: Step
+    ) -> None:
         rows, place, end = step.rows, step.positions, step.prompt_lengths[:, None]
         # A pass without a cache shows the same tokens again.
         is_new = step.is_real & (place < end) & (place >= known.seen[rows, None])
@@ -82,9 +90,6 @@ class Watch:
         is_last = is_new & (place == end - 1)
         last = torch.where(is_last[..., None], reading, 0.0).sum(1)
         known.last[rows] = torch.where(is_last.any(1, keepdim=True), last, known.last[rows])
-        mean = known.total[rows] / known.count[rows, None]  # no token: NaN, which exceeds nothing
-        of_all = torch.where(self._kind["max"], known.largest[rows], known.last[rows])
-        return torch.where(self._kind["mean"], mean, of_all)
 
     def _known(self, reading: Float[Tensor, "batch pos comparison"], step: Step) -> _Prompts:
         """This thread's memory of the sequences that the pass belongs to."""
@@ -116,72 +121,58 @@ class _Prompts:
 
 
 class Gates:
-    """Distinct gates, asked at the hook point of the edits that they gate; None is open."""
+    """Distinct gates, asked at the hook point of the edits that they gate."""
 
-    def __init__(self, gates: Sequence[Gate | None], watches: Mapping[HookPoint, Watch]) -> None:
-        self._gates = tuple(gates)
-        asked = [gate for gate in gates if gate is not None]
-        self._watch = {
-            id(one): watches[HookPoint.parse(one.target.hook_point)]
-            for gate in asked
-            for one in leaves(gate)
-        }
-        self._over_prompt = {
-            id(gate): any(one.over != "token" for one in leaves(gate)) for gate in asked
-        }
-        self._side_by_side: dict[int, tuple[Watch, slice]] = {}
-        for gate in asked:
-            self._note_side_by_side(gate)
+    def __init__(self, gates: Sequence[Gate], watches: Mapping[HookPoint, Watch]) -> None:
+        self._said = [_asked(gate, watches) for gate in gates]
+        self._over_prompt = [any(one.over != "token" for one in leaves(gate)) for gate in gates]
 
-    def __call__(self, step: Step) -> Bool[Tensor, "gate batch pos"]:
-        """True where a gate is open."""
-        said = [self._of_edit(gate, step) for gate in self._gates]
-        return said[0].unsqueeze(0) if len(said) == 1 else torch.stack(said)
-
-    def _of_edit(self, gate: Gate | None, step: Step) -> Bool[Tensor, "batch pos"]:
-        if gate is None:
-            return torch.ones_like(step.is_real)
-        said = self._said(gate)
-        if self._over_prompt[id(gate)]:
-            said = said & (step.positions >= step.prompt_lengths[:, None] - 1)
+    def __call__(self, step: Step) -> list[Bool[Tensor, "batch pos"]]:
+        """True where a gate is open, for each gate."""
+        said = [ask() for ask in self._said]
+        if step.generated is None:  # the verdict on a prompt holds from its last token on
+            for number, over_prompt in enumerate(self._over_prompt):
+                if over_prompt:
+                    is_after = step.positions >= step.prompt_lengths[:, None] - 1
+                    said[number] = said[number] & is_after
         return said
 
-    def _note_side_by_side(self, gate: Gate) -> None:
-        """Remember the joins of plain comparisons that one watch makes next to each other."""
-        match gate:
-            case Above():
-                pass
-            case Not(inner):
-                self._note_side_by_side(inner)
-            case AllOf(gates) | AnyOf(gates):
-                watches = {id(self._watch[id(one)]) for one in leaves(gate)}
-                places = [self._watch[id(one)].place[id(one)] for one in leaves(gate)]
-                is_plain = all(isinstance(part, Above) for part in gates) and len(watches) == 1
-                if is_plain and places == list(range(places[0], places[0] + len(places))):
-                    watch = self._watch[id(next(leaves(gate)))]
-                    self._side_by_side[id(gate)] = watch, slice(places[0], places[-1] + 1)
-                else:
-                    for part in gates:
-                        self._note_side_by_side(part)
-            case _:
-                assert_never(gate)
 
-    def _said(self, gate: Gate) -> Bool[Tensor, "batch pos"]:
-        match gate:
-            case Above():
-                watch = self._watch[id(gate)]
-                return watch.above[..., watch.place[id(gate)]]
-            case Not(inner):
-                return ~self._said(inner)
-            case AllOf(gates):
-                return self._joined(gate, gates).all(-1)
-            case AnyOf(gates):
-                return self._joined(gate, gates).any(-1)
-            case _:
-                assert_never(gate)
+_Said = Callable[[], Bool[Tensor, "batch pos"]]
 
-    def _joined(self, gate: Gate, parts: Sequence[Gate]) -> Bool[Tensor, "batch pos part"]:
-        if id(gate) not in self._side_by_side:
-            return torch.stack([self._said(part) for part in parts], dim=-1)
-        watch, places = self._side_by_side[id(gate)]
-        return watch.above[..., places]
+
+def _asked(gate: Gate, watches: Mapping[HookPoint, Watch]) -> _Said:
+    """What asks the watches for a gate; which of them, and where, is worked out once."""
+    match gate:
+        case Above():
+            watch = watches[HookPoint.parse(gate.target.hook_point)]
+            place = watch.place[id(gate)]
+            return lambda: watch.above[..., place]
+        case Not(inner):
+            ask = _asked(inner, watches)
+            return lambda: ~ask()
+        case AllOf():
+            joined = _joined(gate.gates, watches)
+            return lambda: joined().all(-1)
+        case AnyOf():
+            joined = _joined(gate.gates, watches)
+            return lambda: joined().any(-1)
+        case _:
+            assert_never(gate)
+
+
+def _joined(
+    parts: Sequence[Gate], watches: Mapping[HookPoint, Watch]
+) -> Callable[[], Bool[Tensor, "batch pos part"]]:
+    """The parts side by side; without a copy where one watch makes them next to each other."""
+    plain = [part for part in parts if isinstance(part, Above)]
+    points = {part.target.hook_point for part in plain}
+    if len(plain) == len(parts) and len(points) == 1:
+        watch = watches[HookPoint.parse(points.pop())]
+        places = [watch.place[id(part)] for part in plain]
+        if places == list(range(len(watch.place))):
+            return lambda: watch.above
+        if places == list(range(places[0], places[0] + len(places))):
+            return lambda: watch.above[..., places[0] : places[-1] + 1]
+    asked = [_asked(part, watches) for part in parts]
+    return lambda: torch.stack([ask() for ask in asked], dim=-1)

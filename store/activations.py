@@ -102,14 +102,24 @@ def iter_features(root: Path) -> Iterator[FeatureRows]:
 
 
 def iter_tokens(root: Path) -> Iterator[TokenRows]:
-    """Every activation in token order, a part at a time; no token is split over two.
+    """Every activation in token order, a row group at a time; no token is split over two.
 
     Raises:
         MissingArtefact: there is no token order under `root`, or a part is not there.
     """
     for path in _token_parts(root):
-        rows = open_file(path).read()
-        yield rows["tok"].to_numpy(), rows["feature_id"].to_numpy(), rows["value"].to_numpy()
+        file = open_file(path)
+        held: pa.Table | None = None
+        for number in range(file.metadata.num_row_groups):
+            rows = file.read_row_group(number)
+            rows = pa.concat_tables([held, rows]) if held is not None else rows
+            tok = rows["tok"].to_numpy()
+            last = int(np.searchsorted(tok, tok[-1]))
+            held = rows.slice(last)
+            if last:
+                yield _token_rows(rows.slice(0, last))
+        if held is not None:
+            yield _token_rows(held)
 
 
 def read_tokens(root: Path, tok0: int, tok1: int) -> pa.Table:
@@ -132,6 +142,10 @@ def read_tokens(root: Path, tok0: int, tok1: int) -> pa.Table:
             inside = pc.and_(pc.greater_equal(rows["tok"], tok0), pc.less(rows["tok"], tok1))
             found.append(rows.filter(inside))
     return pa.concat_tables(found).combine_chunks()
+
+
+def _token_rows(rows: pa.Table) -> TokenRows:
+    return rows["tok"].to_numpy(), rows["feature_id"].to_numpy(), rows["value"].to_numpy()
 
 
 def _token_parts(root: Path) -> list[Path]:

@@ -6,7 +6,7 @@ each table that a later stage writes, so that one catalog is right before and af
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from store.atomic import whole_dir
 from store.catalog_sql import RunWidth, catalog_sql, columns_of, literal_path
 from store.errors import MissingArtefact, SchemaMismatch
 from store.manifest import read_json, write_json
-from store.schema import empty, read_metadata, read_table, write_table
+from store.schema import empty, read_metadata_of_runs, read_table, write_table
 from store.tables import FILE_STEMS, SAE_TABLES, SCHEMA_VERSION, TABLES
 
 STORE_DIR = Path("data/store")
@@ -55,10 +55,12 @@ def write_catalog(workspace: Path, runs: Sequence[str] | None = None) -> None:
             "is the run_id; rename one under `sae:` in params.yaml and harvest it again"
         )
     with whole_dir(workspace / STORE_DIR) as folder:
-        widths = _copy_small_tables(workspace, slugs, folder)
+        meta = read_metadata_of_runs(workspace / FEATURES_DIR, slugs)
+        widths = _copy_small_tables(workspace, slugs, folder, meta)
         for name in TABLES:
             if name not in _NOT_SEEDED:
-                write_table(folder / f"{FILE_STEMS.get(name, name)}.parquet", name, empty(name), {})
+                seed = folder / f"{FILE_STEMS.get(name, name)}.parquet"
+                write_table(seed, name, empty(name), meta)
         (folder / "catalog.sql").write_text(catalog_sql(widths), encoding="utf-8")
         write_json(folder / "schema.json", _schema_json(widths))
 
@@ -149,9 +151,10 @@ def _slugs(workspace: Path) -> list[str]:
     return sorted(path.name for path in folders if path.is_dir())
 
 
-def _copy_small_tables(workspace: Path, slugs: Sequence[str], folder: Path) -> tuple[RunWidth, ...]:
+def _copy_small_tables(
+    workspace: Path, slugs: Sequence[str], folder: Path, meta: Mapping[str, str]
+) -> tuple[RunWidth, ...]:
     """Writes the small tables of all SAEs together, and gives what the views must know."""
-    meta = _metadata_of_all(workspace, slugs)
     for name in _COPIED:
         tables = [_table_of(workspace / FEATURES_DIR / slug, slug, name) for slug in slugs]
         if name == "run":
@@ -159,14 +162,6 @@ def _copy_small_tables(workspace: Path, slugs: Sequence[str], folder: Path) -> t
             runs = [row for table in tables for row in table.to_pylist()]
         write_table(folder / f"{name}.parquet", name, pa.concat_tables(tables), meta)
     return tuple(RunWidth(str(row["run_id"]), int(row["d_sae"])) for row in runs)
-
-
-def _metadata_of_all(workspace: Path, slugs: Sequence[str]) -> dict[str, str]:
-    """What the SAEs' files say of themselves; where they differ, in the order of the runs."""
-    each = [read_metadata(workspace / FEATURES_DIR / slug / "run.parquet") for slug in slugs]
-    keys = sorted(set().union(*each))
-    said = {key: dict.fromkeys(meta.get(key, "") for meta in each) for key in keys}
-    return {key: ",".join(texts) for key, texts in said.items()}
 
 
 def _table_of(features_dir: Path, slug: str, name: str) -> pa.Table:

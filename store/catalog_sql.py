@@ -39,6 +39,10 @@ def catalog_sql(runs: tuple[RunWidth, ...]) -> str:
             views.append(_table_view(table, _paths(runs, "decoder.parquet")))
         elif table.name == "token":
             views.append(_token_view(table))
+        elif table.name == "label":
+            views.append(_with_output_label(table, _OF_AN_OUTPUT_LABEL, "true"))
+        elif table.name == "label_score":
+            views.append(_with_output_label(table, _OF_ITS_SCORE, "t.metric = 'output_score'"))
         elif table.name not in {"act", "act_token"}:
             stem = FILE_STEMS.get(table.name, table.name)
             views.append(_table_view(table, f"'data/{_ANY}/{stem}.parquet'"))
@@ -68,8 +72,7 @@ _HEAD = """\
 def _table_view(table: Table, files: str) -> str:
     # Every column is qualified: a macro's parameter of the same name would stand for it.
     columns = ",\n       ".join(
-        f"CAST(t.{column.name} AS JSON) AS {column.name}" if column.is_json else f"t.{column.name}"
-        for column in table.columns
+        f"{_as_json(column, f't.{column.name}')} AS {column.name}" for column in table.columns
     )
     return (
         f"CREATE OR REPLACE VIEW {table.name} AS\nSELECT {columns}\n"
@@ -86,6 +89,51 @@ def _token_view(table: Table) -> str:
         f"LEFT JOIN read_parquet('data/{_ANY}/{FILE_STEMS['token_loss']}.parquet',\n"
         "    union_by_name = true, hive_partitioning = false) AS l ON l.tok = t.tok;\n"
     )
+
+
+_OF_AN_OUTPUT_LABEL = {
+    name: f"coalesce(o.{name}, t.{name})"
+    for name in ("name", "slug", "text", "rule", "method", "status")
+}
+_OF_ITS_SCORE = {
+    name: f"CASE WHEN o.label_id IS NULL THEN t.{name} ELSE {scored} END"
+    for name, scored in {
+        "metric": "'output_gain'",
+        "value": "o.value",
+        "lo": "o.lo",
+        "hi": "o.hi",
+        "null_value": "greatest(o.null_value, o.other_value)",
+        "n_pos": "o.n",
+        "negatives": "'random directions, and other features'' tokens'",
+        "split": "'calibrate'",
+        "reason": "NULL",
+    }.items()
+}
+
+
+def _with_output_label(table: Table, found: dict[str, str], where: str) -> str:
+    """A view of labels with what the stage `directions` may have found of the output side.
+
+    Args:
+        found: SQL by column, of the table's row `t` and the found one `o`.
+        where: which rows of the table are of a label on the output side.
+    """
+    columns = ",\n       ".join(
+        f"{_as_json(column, found.get(column.name, f't.{column.name}'))} AS {column.name}"
+        for column in table.columns
+    )
+    return (
+        f"CREATE OR REPLACE VIEW {table.name} AS\nSELECT {columns}\n"
+        f"FROM read_parquet('data/{_ANY}/{table.name}.parquet', union_by_name = true,\n"
+        "    hive_partitioning = false) AS t\n"
+        f"LEFT JOIN read_parquet('data/{_ANY}/output_label.parquet', union_by_name = true,\n"
+        "    hive_partitioning = false) AS o\n"
+        f"ON o.run_id = t.run_id AND o.label_id = t.label_id AND o.rank = 0 AND {where};\n"
+    )
+
+
+def _as_json(column: Column, value: str) -> str:
+    return f"CAST({value} AS JSON)" if column.is_json else value
 
 
 def _activation_view(name: str, folder: str, runs: tuple[RunWidth, ...]) -> str:

@@ -1,45 +1,65 @@
 -- One feature a row: statistics, the best label, and that label's score on the test split.
 -- A label is chosen by its score on the score split; to show that same score would flatter.
+-- What a feature fires on names it; what it makes the model say stands beside, in output_*.
 -- A language model's label stands first where it was clearly better than the rule, else last.
 CREATE OR REPLACE VIEW feature AS
 WITH scored AS (
     SELECT s.run_id, s.label_id, s.split, s.value, s.lo, s.hi, s.null_value,
+           s.metric <> 'detection' AS is_output,
            row_number() OVER (
-               PARTITION BY s.run_id, s.label_id, s.split
-               ORDER BY s.metric = 'detection' DESC, s.metric, s.scorer, s.seed
+               PARTITION BY s.run_id, s.label_id, s.split, s.metric <> 'detection'
+               ORDER BY s.metric, s.scorer, s.seed
            ) AS place
     FROM label_score AS s
-    JOIN label AS l ON l.run_id = s.run_id AND l.label_id = s.label_id
-    WHERE (l.side = 'output' AND s.metric LIKE 'output%')
-       OR (l.side <> 'output' AND s.metric = 'detection')
+    WHERE s.metric = 'detection' OR s.metric LIKE 'output%'
 ),
 best AS (
     SELECT l.*,
            row_number() OVER (
                PARTITION BY l.run_id, l.feature_id
                ORDER BY l.method IS NOT DISTINCT FROM 'language model' AND l.status <> 'ok',
-                        l.status = 'ok' DESC, l.side <> 'output' DESC,
+                        l.side <> 'output' DESC, l.status = 'ok' DESC,
                         chosen.lo DESC NULLS LAST, l.label_id
-           ) AS place
+           ) AS place,
+           row_number() OVER (
+               PARTITION BY l.run_id, l.feature_id, l.side = 'output' ORDER BY l.label_id
+           ) AS turn
     FROM label AS l
     LEFT JOIN scored AS chosen
         ON chosen.run_id = l.run_id AND chosen.label_id = l.label_id
        AND chosen.split = 'score' AND chosen.place = 1
+       AND chosen.is_output = (l.side = 'output')
 )
 SELECT f.*,
        b.label_id, b.name, b.slug, b.text, b.method, b.side,
        b.status = 'weak' OR starts_with(b.name, 'weak:') AS is_weak,
-       t.value AS score, t.lo, t.hi, t.null_value
+       t.value AS score, t.lo, t.hi, t.null_value,
+       o.name AS output_name, o.slug AS output_slug, o.text AS output_text,
+       g.value AS output_gain, g.lo AS output_lo, g.hi AS output_hi, g.null_value AS output_null
 FROM feature_stats AS f
 LEFT JOIN best AS b ON b.run_id = f.run_id AND b.feature_id = f.feature_id AND b.place = 1
 LEFT JOIN scored AS t
-    ON t.run_id = b.run_id AND t.label_id = b.label_id AND t.split = 'test' AND t.place = 1;
+    ON t.run_id = b.run_id AND t.label_id = b.label_id AND t.place = 1
+   AND t.is_output = (b.side = 'output')
+   AND (t.split = 'test' OR b.side = 'output' AND t.split = 'calibrate')
+LEFT JOIN best AS o
+    ON o.run_id = f.run_id AND o.feature_id = f.feature_id AND o.side = 'output' AND o.turn = 1
+LEFT JOIN scored AS g
+    ON g.run_id = o.run_id AND g.label_id = o.label_id AND g.split = 'calibrate' AND g.place = 1
+   AND g.is_output;
 COMMENT ON VIEW feature IS 'statistics, best label and its score on the test split; a row a feature';
 COMMENT ON COLUMN feature.is_weak IS 'the name does not beat its null; NULL if there is no label';
-COMMENT ON COLUMN feature.score IS '0..1, detection of the label (output gain if side is output), split test';
+COMMENT ON COLUMN feature.score IS '0..1, detection of the label, split test; nats of output gain if side is output';
 COMMENT ON COLUMN feature.lo IS 'lower end of the 95 % interval of score';
 COMMENT ON COLUMN feature.hi IS 'upper end of the 95 % interval of score';
 COMMENT ON COLUMN feature.null_value IS 'score where nothing is to be found';
+COMMENT ON COLUMN feature.output_name IS 'what it makes the model say, for a reader; weak: if not sure';
+COMMENT ON COLUMN feature.output_slug IS 'the same for a command line';
+COMMENT ON COLUMN feature.output_text IS 'the same as a sentence';
+COMMENT ON COLUMN feature.output_gain IS 'nats a push along it adds to each of these tokens beyond random directions; NULL if unscored';
+COMMENT ON COLUMN feature.output_lo IS 'lower end of the 95 % interval of output_gain';
+COMMENT ON COLUMN feature.output_hi IS 'upper end of the 95 % interval of output_gain';
+COMMENT ON COLUMN feature.output_null IS 'output_gain where nothing is to be found';
 
 -- marked(word): a token's text between « and », its leading space outside.
 CREATE OR REPLACE MACRO marked(word) AS regexp_replace(word, '^( ?)(.*)$', '\1«\2»', 's');

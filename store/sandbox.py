@@ -207,7 +207,9 @@ def _within(
 
 def _rows(header: dict[str, Any], body: bytes, timeout_s: float) -> pa.Table:
     if "refused" in header:
-        raise QueryRefused(f"found {header['refused']}; expected exactly one SELECT; {_NEXT_STEP}")
+        raise QueryRefused(
+            f"found {header['refused']}; expected {header['expected']}; {_NEXT_STEP}"
+        )
     if "failed" in header:
         raise QueryRefused(
             f"the query failed: {header['failed']}; expected a SELECT that runs within its "

@@ -45,6 +45,21 @@ _OF_A_PATH = re.compile(r"[./\\:*?~]")
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a statement is not run."""
+
+    found: str
+    """What in it is refused, by the name it was given."""
+    expected: str
+    """What may stand there."""
+
+
+_ONE_SELECT = "exactly one SELECT"
+_VIEWS_ONLY = "the name of a view of the catalog, since nothing else may be read"
+_PLAIN_FUNCTIONS = "functions that work on the rows of the catalog alone"
+
+
+@dataclass(frozen=True, slots=True)
 class Rules:
     """What a connection's catalog offers to SQL from outside."""
 
@@ -68,23 +83,25 @@ class Rules:
             frozenset(row[0] for row in macros.fetchall()),
         )
 
-    def why_not(self, connection: duckdb.DuckDBPyConnection, sql: str) -> str | None:
+    def why_not(self, connection: duckdb.DuckDBPyConnection, sql: str) -> Refusal | None:
         """Why the text is not exactly one SELECT that only reads the catalog, or None if it is."""
         if "\0" in sql:
-            return "a NUL character"
+            return Refusal("a NUL character", _ONE_SELECT)
         statements = connection.extract_statements(sql)
         if len(statements) != 1:
-            return f"{len(statements)} statements"
+            return Refusal(f"{len(statements)} statements", _ONE_SELECT)
         if statements[0].type != duckdb.StatementType.SELECT:
-            return f"a statement of type {str(statements[0].type).rsplit('.', 1)[-1]}"
+            kind = str(statements[0].type).rsplit(".", 1)[-1]
+            return Refusal(f"a statement of type {kind}", _ONE_SELECT)
         parsed = connection.sql("SELECT json_serialize_sql($sql)", params={"sql": sql}).fetchall()
         tree = json.loads(parsed[0][0])
         if tree["error"]:
-            return f"a statement that is no plain SELECT ({tree.get('error_message', 'unknown')})"
+            why = tree.get("error_message", "unknown")
+            return Refusal(f"a statement that is no plain SELECT ({why})", _ONE_SELECT)
         reasons = (self._why_not_part(part) for part in _parts(tree["statements"]))
         return next((reason for reason in reasons if reason is not None), None)
 
-    def _why_not_part(self, part: dict[str, Any]) -> str | None:
+    def _why_not_part(self, part: dict[str, Any]) -> Refusal | None:
         """What in one node of a parsed SELECT does more than read the catalog, or None.
 
         A WITH clause of DuckDB 2.0 may hold COPY, INSERT, UPDATE or DELETE, and the
@@ -92,19 +109,29 @@ class Rules:
         """
         kind = part.get("type")
         if isinstance(kind, str) and kind.endswith("_NODE") and kind not in _READING_NODES:
-            return f"a {kind.removesuffix('_NODE')} inside the statement"
+            return Refusal(f"a {kind.removesuffix('_NODE')} inside the statement", _ONE_SELECT)
         if kind == "BASE_TABLE":
             return _why_not_table(part)
         if kind == "TABLE_FUNCTION":
             called = str(part["function"].get("function_name", "")).lower()
             if called not in _ROW_MAKERS | _RUN_TEXT | self.macros:
-                return f"the table function {called!r}{_nearest(called, self.macros)}"
+                hint = _nearest(called, self.macros)
+                return Refusal(f"the table function {called!r}{hint}", self._in_from())
         name = part.get("function_name")
         if isinstance(name, str) and name.lower() in _RUN_TEXT:
-            return f"the function {name}, which runs text as SQL"
+            return Refusal(f"the function {name}, which runs text as SQL", _PLAIN_FUNCTIONS)
         if isinstance(name, str) and name.lower() in _TELL_OF_THE_PROCESS:
-            return f"the function {name}, which reaches beyond the tables"
+            found = f"the function {name}, which reaches beyond the tables"
+            return Refusal(found, _PLAIN_FUNCTIONS)
         return None
+
+    def _in_from(self) -> str:
+        """What FROM may call, and that no file may be read but through a view."""
+        macros = ", ".join(sorted(self.macros))
+        return (
+            "in FROM the views of the catalog, which are all that may be read, its macros "
+            f"({macros}), or a function that makes rows, such as range or unnest"
+        )
 
     def in_one_line(self, error: BaseException, sql: str) -> str:
         """DuckDB's error on one line: what, where, and the nearest name that there is."""
@@ -124,13 +151,13 @@ class Rules:
         return (text if len(text) <= 500 else f"{text[:500]} ...") + place
 
 
-def _why_not_table(part: dict[str, Any]) -> str | None:
+def _why_not_table(part: dict[str, Any]) -> Refusal | None:
     """Why a name in FROM may not stand there: it is a file's, or tells of the process."""
     name = str(part["table_name"])
     if any(_OF_A_PATH.search(step) for step in (part["catalog_name"], part["schema_name"], name)):
-        return f"the file {name!r} in place of a table"
+        return Refusal(f"the file {name!r} in place of a table", _VIEWS_ONLY)
     if name.lower() in _SETTINGS_VIEWS:
-        return f"the table {name}, which tells of the process"
+        return Refusal(f"the table {name}, which tells of the process", _VIEWS_ONLY)
     return None
 
 

@@ -97,7 +97,7 @@ def _answer(
     try:
         refused = rules.why_not(connection, request["sql"])
         if refused is not None:
-            return {"refused": refused}, b""
+            return {"refused": refused.found, "expected": refused.expected}, b""
         limit = int(request["max_rows"])
         rows = connection.sql(request["sql"]).limit(limit + 1)
         kept = _read(rows.to_arrow_reader(_BATCH_ROWS), int(request["max_bytes"]))

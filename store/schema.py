@@ -4,7 +4,7 @@ The tables themselves are written down in `store.tables`. This module knows noth
 what the rows say, only whether they have the right shape.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -23,6 +23,7 @@ __all__ = [
     "conform",
     "empty",
     "read_metadata",
+    "read_metadata_of_runs",
     "read_table",
     "table_named",
     "write_table",
@@ -144,6 +145,27 @@ def read_metadata(path: Path) -> dict[str, str]:
         ) from error
     known = {key.decode(): value.decode() for key, value in stored.items()}
     return {key: text for key, text in known.items() if key not in {"table", "schema_version"}}
+
+
+def read_metadata_of_runs(features_dir: Path, run_ids: Sequence[str]) -> dict[str, str]:
+    """What the files of these SAEs say of themselves, for a file that is made of all of them.
+
+    `run_id` says which SAEs. Where they agree on a key, it has that one value; where not, a
+    value an SAE, joined by commas in the order of `run_id` and empty where one says nothing.
+
+    Args:
+        features_dir: the folder that holds one SAE's features a folder, named by its run_id.
+
+    Raises:
+        MissingArtefact: an SAE has no `run.parquet`.
+        TruncatedShard: one of them is not whole Parquet.
+    """
+    each = [read_metadata(features_dir / run_id / "run.parquet") for run_id in run_ids]
+    joined = {"run_id": ",".join(run_ids)}
+    for key in sorted(set().union(*each)):
+        said = [meta.get(key, "") for meta in each]
+        joined[key] = said[0] if len(set(said)) == 1 else ",".join(said)
+    return joined
 
 
 def _column(rows: pa.Table, name: str, column: Column) -> pa.ChunkedArray:

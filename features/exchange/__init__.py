@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from features.exchange.errors import ExchangeError
 
 if TYPE_CHECKING:
+    from features.exchange.compare import compare_batch
     from features.exchange.dashboard_file import read_batch
     from features.exchange.delphi import export_delphi
     from features.exchange.delphi_import import import_delphi
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from features.exchange.saedashboard import export_dashboards
 
 _HOMES = {
+    "compare_batch": "features.exchange.compare",
     "export_dashboards": "features.exchange.saedashboard",
     "export_delphi": "features.exchange.delphi",
     "export_neuronpedia": "features.exchange.neuronpedia",
@@ -28,6 +30,7 @@ _HOMES = {
 
 __all__ = [
     "ExchangeError",
+    "compare_batch",
     "export_dashboards",
     "export_delphi",
     "export_neuronpedia",

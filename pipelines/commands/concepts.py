@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -100,14 +101,19 @@ def _print_score(
     split: str,
     limit: int,
 ) -> None:
+    from features.concept_tables import why_undefined
+
     reading = score.reading
     console.print(_heading(reading.truth.name, reading.n_pos, reading.n_neg, split))
     table = _table()
     for i, feature in enumerate(score.feature[:limit].tolist()):
         columns = (reading.auroc, reading.lo, reading.hi, reading.best_f1, score.q_value)
-        figures = _figures(*(float(column[i]) for column in columns))
+        found = (float(column[i]) for column in columns)
+        figures = _figures(*(None if math.isnan(one) else one for one in found))
         table.add_row(names.get(feature, str(feature)), f"{run_id}/{feature}", *figures)
     console.print(table)
+    if (reason := why_undefined(reading, split)) is not None:
+        console.print(f"undefined: {escape(reason)}")
 
 
 def _heading(name: str, n_pos: int | None, n_neg: int | None, split: str) -> str:

@@ -133,6 +133,21 @@ def import_neuronpedia(
     )
 
 
+@importing.command("dashboard")
+def import_dashboard(
+    file: Annotated[Path, typer.Argument(help="A batch-N.json of SAEDashboard, or its .gz.")],
+    sae: Sae = None,
+    workspace: Workspace = Path(),
+) -> None:
+    """Hold SAEDashboard's features against the store's, field by field; nothing is written."""
+    from features.exchange.compare import compare_batch
+    from pipelines.commands.agreement import print_agreement
+
+    with _store(workspace) as con:
+        batch, facts, found = compare_batch(con, workspace, file, run_id=sae)
+    print_agreement(batch, facts, found)
+
+
 @importing.command("delphi")
 def import_delphi(
     cache: Annotated[Path, typer.Argument(help="Folder of one module of a delphi cache.")],

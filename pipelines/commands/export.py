@@ -1,7 +1,8 @@
 """`tiller export steering`: named features, or vectors of other tools, as files that others read.
 
-What is exported is always a push: `sea=+0.5` means what it means to `tiller steer`, and
-`sea.gguf=+1` is the file's own vectors, once.
+`sea=+0.5`, `sea:=1`, `sea=off` and `--edit` mean what they mean to `tiller steer`, and
+`sea.gguf=+1` is the file's own vectors, once. Safetensors hold every edit; the other forms hold
+pushes on every token, and refuse the rest.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import typer
 if TYPE_CHECKING:
     from lm.model import LanguageModel
     from pipelines.commands.steer import Wish
-    from steering.intervention import Add
+    from steering.intervention import Intervention
 
 
 VECTOR_FILES = (".gguf", ".pt", ".pth", ".npy")
@@ -34,8 +35,12 @@ class Form(StrEnum):
 
 
 def export_steering(
-    pushes: Annotated[
-        list[str], typer.Argument(help="name=coefficient, or file=times, for example sea=+0.5.")
+    features: Annotated[
+        list[str],
+        typer.Argument(
+            default_factory=list,
+            help="name=coefficient, name:=level, name=off, or file=times, for example sea=+0.5.",
+        ),
     ],
     form: Annotated[Form, typer.Option("--format", help="What shall read it.")],
     out: Annotated[Path, typer.Option("--out", help="File or folder to write; it must be new.")],
@@ -44,6 +49,13 @@ def export_steering(
         str | None,
         typer.Option("--hook-point", help="Where a vector file belongs that does not say so."),
     ] = None,
+    edit: Annotated[
+        str | None, typer.Option("--edit", help="A line of the steering language.")
+    ] = None,
+    pairs: Annotated[
+        list[str] | None,
+        typer.Option("--pairs", help="name=file of contrast pairs that the line may name."),
+    ] = None,
     allow_weak: Annotated[
         bool, typer.Option("--allow-weak", help="Accept names that do not beat their null.")
     ] = False,
@@ -51,15 +63,21 @@ def export_steering(
         Path, typer.Option("--workspace", "-w", help="Folder that the graph was run in.")
     ] = Path(),
 ) -> None:
-    """Write pushes as safetensors, a plain checkpoint, a GGUF control vector or for lm-eval."""
+    """Write edits as safetensors, or pushes as a plain checkpoint, a GGUF or for lm-eval."""
     from lm.model import open_model
     from lm.source import find_folder
+    from pipelines.commands.steer import built_line, directions_of, pairs_of
     from pipelines.params import load_params
     from pipelines.stage import model_source
     from steering.direction import require_unit
+    from steering.language.parse import parse
+    from steering.language.text import written
 
     require_unit(unit)
-    wishes = [_push(text) for text in pushes]
+    wishes = [_wish(text, form) for text in features]
+    _require_some(wishes, edit)
+    program = None if edit is None else parse(edit)
+    sources = [pairs_of(text, edit) for text in pairs or ()]
     files = [(wish, Path(wish.name).absolute()) for wish in wishes if _is_file(wish)]
     place = out.absolute()
     with contextlib.chdir(workspace):
@@ -68,26 +86,41 @@ def export_steering(
         opened = open_model(source, model.device, model.dtype, model.weights)
         lm = replace(opened, name=model.name)
         named = [wish for wish in wishes if not _is_file(wish)]
-        everywhere = form != Form.SAFETENSORS
-        edits, lines = _named(named, unit, allow_weak=allow_weak, everywhere=everywhere)
+        edits, lines = _named(named, unit, allow_weak=allow_weak, form=form)
         for wish, path in files:
             lines += _imported(lm, wish, path, hook_point, edits)
+        if program is not None:
+            built = built_line(program, lm, directions_of(lm, sources), allow_weak=allow_weak)
+            for name, one in built.items():
+                _put(edits, name, one)
+            lines.append(written(program))
         lines += _written(lm, edits, form, place, source)
     for line in lines:
         typer.echo(line)
 
 
-def _push(text: str) -> Wish:
+def _wish(text: str, form: Form) -> Wish:
     from pipelines.commands.steer import parse_wish
     from steering.errors import ExportError
 
     wish = parse_wish(text)
-    if wish.kind != "add":
+    if wish.kind != "add" and (form != Form.SAFETENSORS or _is_file(wish)):
         raise ExportError(
             f"{text!r} depends on what the stream holds; expected name=number, a push, which is "
-            f"all that a file can hold; write for example {wish.name}=+0.5"
+            f"all that {wish.name if _is_file(wish) else form.value} can hold; write for example "
+            f"{wish.name}=+0.5, or --format safetensors with a name, which holds every edit"
         )
     return wish
+
+
+def _require_some(wishes: Sequence[Wish], edit: str | None) -> None:
+    from steering.errors import ExportError
+
+    if not wishes and edit is None:
+        raise ExportError(
+            "no edit was given; expected at least one name=number, or --edit; write for example "
+            "sea=+0.5"
+        )
 
 
 def _is_file(wish: Wish) -> bool:
@@ -95,44 +128,29 @@ def _is_file(wish: Wish) -> bool:
 
 
 def _named(
-    wishes: Sequence[Wish], unit: str, *, allow_weak: bool, everywhere: bool
-) -> tuple[dict[str, Add], list[str]]:
-    """The pushes of the store's features by their names, and one line about each."""
+    wishes: Sequence[Wish], unit: str, *, allow_weak: bool, form: Form
+) -> tuple[dict[str, Intervention], list[str]]:
+    """The edits of the store's features by their names, and one line about each."""
     if not wishes:
         return {}, []
-    from pipelines.commands.steer import find_features
-    from pipelines.errors import require
-    from sae.checkpoint import load
-    from steering.direction import UNITS
-    from steering.intervention import Add
-    from steering.positions import Everywhere
-    from steering.sources.decoder import decoder
+    from pipelines.commands.steer import find_features, interventions_of
+    from steering.export.constant import ALL_POSITIONS
 
-    require(Path("data/store"), "index")
-    known = next(name for name in UNITS if name == unit)
-    edits: dict[str, Add] = {}
-    lines: list[str] = []
-    for wish, found in zip(wishes, find_features(wishes, allow_weak=allow_weak), strict=True):
-        sae = load(require(Path("data/sae") / found.run_id, "train"))
-        along = decoder(
-            sae,
-            found.feature_id,
-            max_act=found.max_act,
-            mean_norm=found.mean_norm,
-            concept=found.name,
-            run_id=found.run_id,
-        )
-        positions = Everywhere(include_special=everywhere)
-        _put(edits, found.name, Add(along, wish.value, known, positions=positions))
-        lines.append(
-            f"{found.name} {wish.value:+g} {unit} = {along.length(wish.value, known):+.3g} raw, "
-            f"{found.run_id}/{found.feature_id} at {along.hook_point}"
-        )
+    found = find_features(wishes, allow_weak=allow_weak)
+    made, lines = interventions_of(wishes, found, unit)
+    edits: dict[str, Intervention] = {}
+    for feature, edit in zip(found, made, strict=True):
+        is_anywhere = form == Form.SAFETENSORS
+        _put(edits, feature.name, edit if is_anywhere else replace(edit, positions=ALL_POSITIONS))
     return edits, lines
 
 
 def _imported(
-    lm: LanguageModel, wish: Wish, path: Path, hook_point: str | None, edits: dict[str, Add]
+    lm: LanguageModel,
+    wish: Wish,
+    path: Path,
+    hook_point: str | None,
+    edits: dict[str, Intervention],
 ) -> list[str]:
     """Put the vectors of a file among the edits, as often as was wished; one line about each."""
     from steering.export.constant import ALL_POSITIONS
@@ -148,18 +166,19 @@ def _imported(
     return lines
 
 
-def _put(edits: dict[str, Add], name: str, edit: Add) -> None:
+def _put(edits: dict[str, Intervention], name: str, edit: Intervention) -> None:
     from steering.errors import ExportError
 
     if name in edits:
         raise ExportError(
-            f"{name} is given twice; expected each push once; add the two coefficients up"
+            f"{name} is given twice; expected each once; add two coefficients up, or say both in "
+            "one --edit"
         )
     edits[name] = edit
 
 
 def _written(
-    lm: LanguageModel, edits: Mapping[str, Add], form: Form, out: Path, source: Path
+    lm: LanguageModel, edits: Mapping[str, Intervention], form: Form, out: Path, source: Path
 ) -> list[str]:
     """Write the export, and say what it is and what it acts on."""
     from steering.export.card import EVERY_POSITION
@@ -170,7 +189,7 @@ def _written(
             from steering.export.vectors import save_steering
 
             save_steering(lm, edits, out)
-            return [f"{len(edits)} vectors with their numbers and a model card in {out}"]
+            return [f"{len(edits)} edits with their vectors and a model card in {out}"]
         case Form.CHECKPOINT:
             from steering.export.folded import fold_checkpoint
 

@@ -204,7 +204,8 @@ def _score_line(score: LabelScore) -> str:
     if score.value is None:
         return escape(f"{score.metric}: undefined, {score.reason or 'no reason is recorded'}")
     figures = _interval(score.value, score.lo, score.hi)
-    return escape(f"{score.metric} {figures}, null {_figure(score.null_value)}")
+    unit = " nats" if score.metric == "output_gain" else ""
+    return escape(f"{score.metric} {figures}{unit}, null {_figure(score.null_value)}")
 
 
 def _interval(value: float | None, lo: float | None, hi: float | None) -> str:

@@ -81,15 +81,15 @@ def steer_text(
     _require_words(prompt, features, edit)
     wishes = [parse_wish(text) for text in features]
     program = None if edit is None else parse(edit)
-    sources = [_pairs_of(text, edit) for text in pairs]
+    sources = [pairs_of(text, edit) for text in pairs]
     with contextlib.chdir(require(workspace, "index")):
         found = find_features(wishes, allow_weak=allow_weak)
-        edits, lines = _interventions(wishes, found, unit)
+        edits, lines = interventions_of(wishes, found, unit)
         model = load_params().model
         lm = open_model(model_source(model), model.device, model.dtype, model.weights)
         if program is not None:
-            own = _directions(lm, sources)
-            built = _built(program, lm, own, allow_weak=allow_weak)
+            own = directions_of(lm, sources)
+            built = list(built_line(program, lm, own, allow_weak=allow_weak).values())
             edits += built
             lines += [written(program), *(_said(one) for one in built)]
 
@@ -159,14 +159,13 @@ def find_features(wishes: Sequence[Wish], *, allow_weak: bool) -> list[NamedFeat
         return [names.feature(wish.name) for wish in wishes]
 
 
-def _interventions(
+def interventions_of(
     wishes: Sequence[Wish], found: Sequence[NamedFeature], unit: str
 ) -> tuple[list[Intervention], list[str]]:
     """The edits, and one line about each."""
     from sae.checkpoint import load
     from steering.direction import UNITS
     from steering.intervention import Ablate, Add, Set
-    from steering.sources.decoder import decoder, latent
 
     saes = {f.run_id: load(require(Path("data/sae") / f.run_id, "train")) for f in found}
     known = next(name for name in UNITS if name == unit)
@@ -175,14 +174,14 @@ def _interventions(
     for wish, f in zip(wishes, found, strict=True):
         sae, place = saes[f.run_id], f"{f.run_id}/{f.feature_id} at {saes[f.run_id].hook_point}"
         if wish.kind == "add":
-            along = decoder(sae, f.feature_id, max_act=f.max_act, mean_norm=f.mean_norm)
+            along = f.direction(sae)
             edits.append(Add(along, wish.value, known))
             length = along.length(wish.value, known)
             _require_dose(wish, length, f.mean_norm, unit)
             tried = _best_dose(f, along, known)
             lines.append(f"{f.name} {wish.value:+g} {unit} = {length:+.3g} raw, {place}{tried}")
             continue
-        target = latent(sae, f.feature_id, max_act=f.max_act, mean_norm=f.mean_norm)
+        target = f.latent(sae)
         if wish.kind == "off":
             edits.append(Ablate(target))
             lines.append(f"{f.name} off, {place}")
@@ -193,8 +192,12 @@ def _interventions(
     return edits, lines
 
 
-def _pairs_of(text: str, edit: str | None) -> tuple[str, list[tuple[str, str]]]:
-    """The name and the texts of one `--pairs`."""
+def pairs_of(text: str, edit: str | None) -> tuple[str, list[tuple[str, str]]]:
+    """The name and the texts of one `--pairs`.
+
+    Raises:
+        PairsError: it is not name=file, there is no line to name it, or the file does not read.
+    """
     from pipelines.pairs import PairsError, read_pairs
 
     name, sign, path = text.partition("=")
@@ -206,7 +209,7 @@ def _pairs_of(text: str, edit: str | None) -> tuple[str, list[tuple[str, str]]]:
     return name.strip(), read_pairs(Path(path))
 
 
-def _directions(
+def directions_of(
     lm: LanguageModel, sources: Sequence[tuple[str, list[tuple[str, str]]]]
 ) -> dict[str, Direction]:
     """The mean differences of one's own pairs, where the first autoencoder reads."""
@@ -216,10 +219,15 @@ def _directions(
     return {name: direction_of(lm, name, pairs, hook_point) for name, pairs in sources}
 
 
-def _built(
+def built_line(
     program: Program, lm: LanguageModel, own: Mapping[str, Direction], *, allow_weak: bool
-) -> list[Intervention]:
-    """The interventions of a line, its names looked up here and its budgets solved."""
+) -> dict[str, Intervention]:
+    """The interventions of a line by what they act on, names looked up and budgets solved here.
+
+    Raises:
+        SteeringError: the line cannot be done.
+        FeatureError: a name is unknown, means several features, or is weak.
+    """
     from pipelines.names import StoreNames
     from steering.direction import length_in
     from steering.language.build import Builder
@@ -236,7 +244,7 @@ def _built(
         )
 
     with StoreNames(Path(), allow_weak=allow_weak, own=own) as names:
-        return Builder(names, ids_of=ids_of, solve=solve).build(program)
+        return Builder(names, ids_of=ids_of, solve=solve).named(program)
 
 
 def _held_out(lm: LanguageModel) -> HeldOut:

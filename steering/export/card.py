@@ -14,9 +14,11 @@ from torch import Tensor
 
 from lm.hookpoint import HookPoint
 from lm.model import LanguageModel
-from steering.direction import Direction, Fact
 from steering.export.constant import push_of
-from steering.intervention import Add
+from steering.intervention import Add, Intervention, KeepNorm
+from steering.language.spoken import Spoken
+from steering.language.text import written
+from steering.target import Target
 
 EVERY_POSITION = (
     "It acts on every position: also position 0 and special tokens, which `tiller steer` and "
@@ -50,20 +52,30 @@ def page(
     )
 
 
-def table_of_adds(edits: Mapping[str, Add]) -> str:
-    """One row an edit: its place, its coefficient and unit, what that comes to, its source."""
+def table_of_edits(edits: Mapping[str, Intervention], words: Spoken) -> str:
+    """One row an edit: its place, what it does in words, how long a push it is, its source."""
     lines = [
-        "| name | hook point | coefficient | length | mean norm | source |",
+        "| name | hook point | edit | length | mean norm | source |",
         "|---|---|---|---|---|---|",
     ]
     for name, edit in edits.items():
+        line = words.lines[name]
+        said = _cell(written((line.says,)))
+        if isinstance(edit, KeepNorm):
+            lines.append(f"| {_cell(name)} | `{line.at}` | `{said}` | none | | |")
+            continue
         target = edit.target
         mean_norm = "unknown" if target.mean_norm is None else f"{target.mean_norm:.4g}"
+        length = f"{float(push_of(edit).norm()):.4g}" if isinstance(edit, Add) else "as it reads"
         lines.append(
-            f"| {name} | `{target.hook_point}` | {edit.coefficient:+g} {edit.unit} "
-            f"| {float(push_of(edit).norm()):.4g} | {mean_norm} | {source_of(edit)} |"
+            f"| {_cell(name)} | `{line.at}` | `{said}` | {length} | {mean_norm} "
+            f"| {_cell(source_of(target))} |"
         )
     return "\n".join(lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def table_of_pushes(pushes: Mapping[HookPoint, Float[Tensor, " d_model"]]) -> str:
@@ -72,9 +84,8 @@ def table_of_pushes(pushes: Mapping[HookPoint, Float[Tensor, " d_model"]]) -> st
     return "\n".join(["| hook point | length added |", "|---|---|", *rows])
 
 
-def source_of(edit: Add) -> str:
+def source_of(target: Target) -> str:
     """Where the target came from, in words."""
-    target = edit.target
-    known: Mapping[str, Fact] = target.provenance if isinstance(target, Direction) else {}
-    facts = ", ".join(f"{key} {value}" for key, value in known.items() if value is not None)
+    known = {key: value for key, value in target.provenance.items() if value is not None}
+    facts = ", ".join(f"{key} {value}" for key, value in known.items())
     return f"{target.source} ({facts})" if facts else target.source

@@ -32,6 +32,8 @@ from store.atomic import whole_file
 ARCHITECTURE = "controlvector"
 ACTS_ON = "every position, position 0 and special tokens too"
 """What a control vector does, as the file itself says."""
+MODEL_SHA = "tiller.base_model_sha256"
+"""The key under which the model's weights are named."""
 _FORM = "a control vector"
 
 
@@ -63,7 +65,7 @@ def save_control_vector(
         writer.add_string("general.description", f"Acts on {ACTS_ON}; use at scale 1.")
         writer.add_string("tiller.positions", ACTS_ON)
         writer.add_string("tiller.base_model", model_name(lm))
-        writer.add_string("tiller.base_model_sha256", lm.weights_sha())
+        writer.add_string(MODEL_SHA, lm.weights_sha())
         for block, vector in vectors.items():
             writer.add_tensor(f"direction.{block}", vector.numpy())
         writer.write_header_to_file()

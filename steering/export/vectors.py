@@ -1,50 +1,65 @@
-"""Pushes as a folder of their own: safetensors with every number beside them, and a model card.
+"""Edits as a folder of their own: safetensors, the words that say what to do, and a model card.
 
-The form that loses nothing: positions and schedules stay, and what is loaded back steers to the
-bit as what was saved.
+The form that loses nothing: every operation, gate, schedule and choice of places stays, and what
+is loaded back steers to the bit as what was saved. The vectors are tensors; the edits are the
+steering language's JSON in the file's metadata, which names them.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
 
-from jaxtyping import Float
 from torch import Tensor
 
 from lm.hookpoint import HookPoint
 from lm.model import LanguageModel
-from steering.direction import Direction
-from steering.errors import DirectionError, ExportError
+from sae.model import SparseAutoencoder
+from steering.errors import ExportError
 from steering.export import card
+from steering.export.autoencoders import (
+    autoencoder_facts,
+    autoencoder_tensors,
+)
 from steering.export.folder import require_absent
-from steering.intervention import Add, Intervention
-from steering.positions import Positions, Schedule
+from steering.export.header import (
+    KEY,
+    MOST_EDITS,
+    MOST_HEADER,
+    Header,
+    SaidEdit,
+    read,
+    reading,
+    unreadable,
+)
+from steering.export.targets import TargetFacts, facts_of, target_of, tensors_of
+from steering.intervention import Intervention, targets_of
+from steering.language.plain import content_hash, from_plain, to_plain
+from steering.language.spoken import Line, Spoken, spoken
 from steering.steer import edits_for
+from steering.target import Target
 from store.atomic import whole_dir
 
 FILE = "steering.safetensors"
-FORMAT = 1
-_HEADER = "steering"
-_DIRECTION = [f.name for f in fields(Direction) if f.name != "vector"]
-_CHOICES: dict[str, type] = {
-    kind.__name__: kind for union in (Positions, Schedule) for kind in get_args(union)
-}
 
 
 @dataclass(frozen=True, slots=True)
 class Steering:
-    """Pushes by their names, and the model that they were made for."""
+    """Edits by their names, in their order, and the model that they were made for."""
 
-    edits: Mapping[str, Add]
+    edits: Mapping[str, Intervention]
     model: str
     model_sha: str
     """sha256 of its weights, as `LanguageModel.weights_sha` gives it."""
     d_model: int
     n_layers: int
+
+    def for_model(self, lm: LanguageModel) -> Steering:
+        """The same edits, said to belong to this model: the way to try them on another one."""
+        edits = spoken(self.edits).for_model(lm).built()
+        return replace(self, edits=edits, model=card.model_name(lm), model_sha=lm.weights_sha())
 
 
 def save_steering(lm: LanguageModel, edits: Mapping[str, Intervention], out: Path) -> Steering:
@@ -52,36 +67,62 @@ def save_steering(lm: LanguageModel, edits: Mapping[str, Intervention], out: Pat
 
     Args:
         lm: the model that the edits are for.
-        edits: by name; each adds a `Direction`, and has no gate.
+        edits: by names of one line each, in the order in which they are to act.
         out: a folder that does not exist yet.
 
     Raises:
-        ExportError: an edit cannot be written down, or `out` exists; nothing was written.
-        SteeringError: the edits do not fit the model.
+        ExportError: there are no edits, too many, or a name does not print, or `out` exists;
+            nothing was written.
+        SteeringError: the edits do not fit the model or each other.
     """
     from safetensors.torch import save_file
 
     require_absent(out)
-    if not edits:
-        raise ExportError("no edits; expected at least one Add; give one, by a name of its own")
-    adds = {name: _plain(name, edits[name]) for name in sorted(edits)}
+    if not 0 < len(edits) <= MOST_EDITS:
+        raise ExportError(
+            f"{len(edits) or 'no'} edits; expected one to {MOST_EDITS}; give each by a name of "
+            "its own"
+        )
+    for name in edits:
+        if not name.isprintable() or not 0 < len(name.strip()) <= len(name) <= 200:
+            raise ExportError(
+                f"an edit called {name[:40]!r}; expected a name of one line and at most 200 "
+                "characters; rename it"
+            )
     edits_for(lm, list(edits.values()))
-    steering = Steering(
-        adds,
-        card.model_name(lm),
-        lm.weights_sha(),
-        lm.d_model,
-        lm.n_layers,
+    words = spoken(edits)
+    whole = _Whole()
+    facts = {name: facts_of(target, whole.name_of) for name, target in words.targets.items()}
+    header = Header(
+        model=card.model_name(lm),
+        model_sha=lm.weights_sha(),
+        sae_sha=sorted({str(f.provenance["sae_sha"]) for f in facts.values() if _has_sae(f)}),
+        d_model=lm.d_model,
+        n_layers=lm.n_layers,
+        edits=[
+            SaidEdit(name=name, at=line.at, says=to_plain((line.says,))[0])
+            for name, line in words.lines.items()
+        ],
+        program_sha=content_hash(words.program),
+        targets=facts,
+        autoencoders={name: autoencoder_facts(sae) for name, sae in whole.named.items()},
     )
-    facts = {f.name: getattr(steering, f.name) for f in fields(steering) if f.name != "edits"}
-    facts |= {"format": FORMAT, "edits": {n: _facts(e) for n, e in steering.edits.items()}}
-    # One key only: safetensors writes several metadata keys in an order that differs between runs.
-    header = {_HEADER: json.dumps(facts, sort_keys=True, ensure_ascii=False)}
-    tensors = {name: _vector(edit) for name, edit in adds.items()}
+    from_plain([edit.says for edit in header.edits])  # what cannot be read back is not written
+    said = json.dumps(header.model_dump(), sort_keys=True, ensure_ascii=False)
+    if len(said.encode()) > MOST_HEADER:
+        raise ExportError(
+            f"edits that take {len(said.encode())} bytes to say; expected at most {MOST_HEADER}; "
+            "save them in several folders"
+        )
+    tensors: dict[str, Tensor] = {}
+    for name, target in words.targets.items():
+        tensors |= tensors_of(name, target)
+    for name, sae in whole.named.items():
+        tensors |= autoencoder_tensors(name, sae)
     with whole_dir(out) as scratch:
-        save_file(tensors, scratch / FILE, metadata=header)
-        (scratch / "README.md").write_text(_page(lm, steering), encoding="utf-8")
-    return steering
+        save_file(tensors, scratch / FILE, metadata={KEY: said})
+        (scratch / "README.md").write_text(_page(lm, words, edits, header), encoding="utf-8")
+    return Steering(edits, header.model, header.model_sha, header.d_model, header.n_layers)
 
 
 def load_steering(folder: Path, lm: LanguageModel | None = None) -> Steering:
@@ -89,40 +130,34 @@ def load_steering(folder: Path, lm: LanguageModel | None = None) -> Steering:
 
     Args:
         folder: that folder.
-        lm: the model to steer; it must be the one that the pushes were made for.
+        lm: the model to steer; it must be the one that the edits were made for.
 
     Raises:
         ExportError: there is no such file, it does not read, or it is for another model.
-        DirectionError: a vector is not finite, or of another width than the file says.
+        SteeringError: an edit or a vector in it cannot be.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = folder / FILE
     if not path.is_file():
         raise ExportError(
             f"no file {path}; expected a folder of save_steering; write it with "
             "`tiller export steering`"
         )
-    try:
-        with safe_open(path, framework="pt") as file:
-            facts: dict[str, Any] = json.loads((file.metadata() or {})[_HEADER])
-            edits = {
-                name: _edit(file.get_tensor(name), known)
-                for name, known in sorted(facts.pop("edits").items())
-            }
-        facts.pop("format")
-        steering = Steering(edits, **facts)
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ExportError(
-            f"{path} does not read as steering ({error}); expected a file of save_steering; "
-            "export it again"
-        ) from error
-    for name, edit in edits.items():
-        if edit.target.d_model != steering.d_model:
-            raise DirectionError(
-                f"{name} in {path} has {edit.target.d_model} dimensions; expected "
-                f"{steering.d_model}, as the file says; export it again"
-            )
+    header, tensors = read(path)
+    with reading(path):
+        parts = from_plain([edit.says for edit in header.edits])
+    names = [edit.name for edit in header.edits]
+    if content_hash(parts) != header.program_sha or len(set(names)) < len(names):
+        raise unreadable(path, "its edits are not those that were saved")
+    with reading(path):
+        whole = {name: f.autoencoder(name, tensors) for name, f in header.autoencoders.items()}
+        targets: dict[str, Target] = {
+            name: target_of(name, facts, tensors, whole) for name, facts in header.targets.items()
+        }
+        lines = {
+            edit.name: Line(part, edit.at) for edit, part in zip(header.edits, parts, strict=True)
+        }
+        edits = Spoken(lines, targets).built()
+    steering = Steering(edits, header.model, header.model_sha, header.d_model, header.n_layers)
     if lm is not None:
         _require_model(steering, lm)
     return steering
@@ -130,87 +165,48 @@ def load_steering(folder: Path, lm: LanguageModel | None = None) -> Steering:
 
 def _require_model(steering: Steering, lm: LanguageModel) -> None:
     for edit in steering.edits.values():
-        HookPoint.parse(edit.target.hook_point).check(lm)
-    sha = lm.weights_sha()
-    if sha != steering.model_sha:
+        for target in targets_of(edit):
+            HookPoint.parse(target.hook_point).check(lm)
+    if not lm.has_weights(steering.model_sha):
         raise ExportError(
             f"steering for {steering.model} (weights {steering.model_sha[:12]}); {lm.name} has "
-            f"weights {sha[:12]}; expected the model that it was made for; open that one, or load "
-            "without a model to try it on this one"
+            f"weights {lm.weights_sha()[:12]}; expected the model that it was made for; open that "
+            "one, or load without a model and give .for_model(lm) to try it on this one"
         )
 
 
-def _plain(name: str, edit: Intervention) -> Add:
-    """The edit, which is an Add of a Direction that asks nothing of the stream."""
-    if not isinstance(edit, Add) or not isinstance(edit.target, Direction):
-        target = getattr(edit, "target", None)
-        raise ExportError(
-            f"{name} is {type(edit).__name__} of a {type(target).__name__}; expected Add of a "
-            "Direction, whose vector is all that has to leave; take the latent's decoder row"
-        )
-    known = {"target", "coefficient", "unit", "positions", "schedule"}
-    for option in fields(edit):
-        if option.name not in known and getattr(edit, option.name) != option.default:
-            raise ExportError(
-                f"{name} has {option.name}, which reads the stream; expected a push that asks "
-                f"nothing; leave {option.name} out"
-            )
-    return edit
+class _Whole:
+    """Autoencoders that go along whole, by the names that they are given as they are met."""
+
+    def __init__(self) -> None:
+        self.named: dict[str, SparseAutoencoder] = {}
+
+    def name_of(self, sae: SparseAutoencoder) -> str:
+        for name, known in self.named.items():
+            if known is sae:
+                return name
+        name = f"sae-{len(self.named) + 1}"
+        self.named[name] = sae
+        return name
 
 
-def _vector(edit: Add) -> Float[Tensor, " d_model"]:
-    assert isinstance(edit.target, Direction)  # _plain has refused the others
-    return edit.target.vector.cpu().contiguous().clone()
+def _has_sae(facts: TargetFacts) -> bool:
+    return facts.provenance.get("sae_sha") is not None
 
 
-def _facts(edit: Add) -> dict[str, Any]:
-    """Everything of an edit but its vector, as JSON."""
-    target = edit.target
-    known = {name: getattr(target, name) for name in _DIRECTION}
-    known["provenance"] = dict(known["provenance"])
-    return {
-        "coefficient": edit.coefficient,
-        "unit": edit.unit,
-        "positions": _choice(edit.positions),
-        "schedule": _choice(edit.schedule),
-        "direction": known,
-    }
-
-
-def _edit(vector: Any, known: dict[str, Any]) -> Add:
-    return Add(
-        Direction(vector=vector, **known["direction"]),
-        known["coefficient"],
-        known["unit"],
-        positions=_chosen(known["positions"]),
-        schedule=_chosen(known["schedule"]),
-    )
-
-
-def _choice(value: Any) -> dict[str, Any]:
-    """A choice of positions or a schedule as JSON: its kind and its fields."""
-    held = {f.name: getattr(value, f.name) for f in fields(value)}
-    shown = {name: _choice(v) if is_dataclass(v) else v for name, v in held.items()}
-    return {"kind": type(value).__name__, **shown}
-
-
-def _chosen(facts: dict[str, Any]) -> Any:
-    held = dict(facts)
-    kind = _CHOICES[held.pop("kind")]
-
-    def read(value: Any) -> Any:
-        if isinstance(value, dict):
-            return _chosen(value)
-        return tuple(value) if isinstance(value, list) else value
-
-    return kind(**{name: read(value) for name, value in held.items()})
-
-
-def _page(lm: LanguageModel, steering: Steering) -> str:
+def _page(
+    lm: LanguageModel, words: Spoken, edits: Mapping[str, Intervention], header: Header
+) -> str:
     about = [
-        "Vectors that steer a model when they are added to its residual stream. Each has length "
-        "1; the table says how far to go along it and what unit that is counted in."
+        "Edits of a model's residual stream, and the vectors that they read and write. The table "
+        "says of each what it does, in the steering language, and where.",
+        f"They are {len(header.edits)} edits of {len(header.targets)} targets; the hash of what "
+        f"they say is `{header.program_sha}`.",
     ]
+    if header.sae_sha:
+        about.append(
+            f"Autoencoders, by the sha256 of their weights: `{', '.join(header.sae_sha)}`."
+        )
     usage = (
         "from steering.export.vectors import load_steering\n"
         "from steering.steer import steer\n\n"
@@ -218,7 +214,7 @@ def _page(lm: LanguageModel, steering: Steering) -> str:
         "with steer(lm, list(found.edits.values())):\n"
         "    lm.model.generate(**inputs)"
     )
-    table = card.table_of_adds(steering.edits)
+    table = card.table_of_edits(edits, words)
     return card.page(
         f"Steering for {card.model_name(lm)}", lm, about=about, table=table, usage=usage
     )

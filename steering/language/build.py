@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Protocol, assert_never, runtime_checkable
 
 import torch
 
-from steering.direction import Direction, length_in
+from steering.direction import Direction, length_in, require_same_model
 from steering.errors import DirectionError, LanguageError
 from steering.gate import Above, AllOf, AnyOf, Gate, Not
 from steering.intervention import (
@@ -75,6 +76,9 @@ class Builder:
     """The tokens of a text, without special ones; needed by `@tokens('...')`."""
     solve: Solve | None = None
     """Needed by budgets."""
+    _gates: dict[Condition, Gate] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def build(self, program: Program) -> list[Intervention]:
         """The program's interventions, in its order.
@@ -82,14 +86,32 @@ class Builder:
         Raises:
             SteeringError: a name, a unit or a place is not known, or needs what was not given.
         """
-        moving = [self._built(part) for part in program if isinstance(part, Statement)]
-        points = dict.fromkeys(place_of(edit) for edit in moving)
+        return list(self.named(program).values())
+
+    def named(self, program: Program) -> dict[str, Intervention]:
+        """The same, each by what it acts on; a number tells those of one name apart."""
+        made: dict[str, Intervention] = {}
+        for part in program:
+            if isinstance(part, Statement):
+                _put(made, _name_of(part.target), self._built(part))
+        points = dict.fromkeys(place_of(edit) for edit in made.values())
         kept = [part for part in program if isinstance(part, Keep)]
-        if kept and not moving:
+        if kept and not made:
             raise LanguageError(
                 "keep norm alone; expected a statement whose change it bounds; add one"
             )
-        return moving + [self._norm(keep, point) for keep in kept for point in points]
+        for keep in kept:
+            for point in points:
+                _put(made, f"keep norm at {point}", self._norm(keep, point))
+        return made
+
+    def part(self, part: Statement | Keep, hook_point: str) -> Intervention:
+        """What one part says; a kept norm is kept at this hook point.
+
+        Raises:
+            SteeringError: as `build`.
+        """
+        return self._norm(part, hook_point) if isinstance(part, Keep) else self._built(part)
 
     def _built(self, part: Statement) -> Intervention:  # noqa: PLR0911  (one return a variant)
         where, schedule = self._where(part.where), part.schedule
@@ -125,6 +147,12 @@ class Builder:
         return KeepNorm(hook_point, keep.at_most, self._where(keep.where), when)
 
     def _gate(self, condition: Condition) -> Gate:
+        """One gate for one condition: what says the same is asked once, and `~` of it excludes."""
+        if condition not in self._gates:
+            self._gates[condition] = self._new_gate(condition)
+        return self._gates[condition]
+
+    def _new_gate(self, condition: Condition) -> Gate:
         match condition:
             case Exceeds(target, amount, over):
                 return Above(self._target(target), amount.number, amount.unit, over)
@@ -154,11 +182,16 @@ class Builder:
                 "expected targets of one hook point; steer each by itself"
             )
         first = found[0]
+        for one, other in pairwise([one for one in found if one.model_sha is not None]):
+            require_same_model(one.model_sha, other.model_sha)
         weights = torch.tensor([term.weight for term in group], dtype=torch.float64)
         total = weights @ torch.stack([one.vector.double() for one in found])
-        name = " + ".join(f"{term.weight:g}*{term.name}" for term in group)
         return Direction.from_vector(
-            total, first.hook_point, mean_norm=first.mean_norm, source=f"({name})"
+            total,
+            first.hook_point,
+            mean_norm=first.mean_norm,
+            source=_name_of(group),
+            model_sha=next((one.model_sha for one in found if one.model_sha is not None), None),
         )
 
     def _where(self, where: Where) -> Positions:
@@ -185,3 +218,15 @@ _HOLDS: dict[Bound, type[Set | Floor | Cap]] = {"set": Set, "min": Floor, "max":
 
 def _raw(target: Target, amount: Amount) -> float:
     return length_in(amount.number, amount.unit, mean_norm=target.mean_norm, max_act=target.max_act)
+
+
+def _name_of(group: Group) -> str:
+    if len(group) == 1 and group[0].weight == 1:
+        return group[0].name
+    return "(" + " + ".join(f"{term.weight:g}*{term.name}" for term in group) + ")"
+
+
+def _put(made: dict[str, Intervention], name: str, edit: Intervention) -> None:
+    """Under its name, or under that and a number where the name is taken."""
+    number = 1 + sum(known == name or known.startswith(f"{name} #") for known in made)
+    made[name if number == 1 else f"{name} #{number}"] = edit

@@ -75,6 +75,11 @@ def parse(line: str) -> Program:
         if isinstance(error.orig_exc, SteeringError):
             raise error.orig_exc from None
         raise
+    except RecursionError:
+        raise LanguageError(
+            f"a line of {len(line)} characters, nested too deep to read; expected conditions "
+            "within a few brackets; join them by & and |"
+        ) from None
 
 
 @cache

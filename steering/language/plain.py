@@ -28,6 +28,10 @@ _KINDS: Mapping[str, type] = {
 }
 
 
+MOST_NESTED = 64
+"""Values within values, of which a gate is made of gates."""
+
+
 def to_plain(program: Program) -> list[dict[str, Any]]:
     """The program as lists, dictionaries, numbers and strings, for `json` or `yaml`."""
     return [cast(dict[str, Any], _plain(part)) for part in program]
@@ -45,7 +49,7 @@ def from_plain(data: Any) -> Program:
             f"a program of type {type(data).__name__}; expected a list of statements; "
             "write it with to_plain"
         )
-    parts = tuple(_value(item, f"[{number}]") for number, item in enumerate(data))
+    parts = tuple(_value(item, f"[{number}]", 0) for number, item in enumerate(data))
     for number, part in enumerate(parts):
         if not isinstance(part, Statement | Keep):
             raise LanguageError(
@@ -70,9 +74,15 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _value(data: Any, field: str) -> Any:
+def _value(data: Any, field: str, depth: int) -> Any:
+    if depth > MOST_NESTED:
+        raise LanguageError(
+            f"field {field[:80]}... lies in {depth} others; expected at most {MOST_NESTED}; join "
+            "conditions by & and | instead of nesting them"
+        )
     if isinstance(data, list):
-        return tuple(_value(item, f"{field}[{number}]") for number, item in enumerate(data))
+        items = enumerate(data)
+        return tuple(_value(item, f"{field}[{number}]", depth + 1) for number, item in items)
     if not isinstance(data, dict):
         return data
     kind = _KINDS.get(str(data.get("kind")))
@@ -86,7 +96,11 @@ def _value(data: Any, field: str) -> Any:
         raise LanguageError(
             f"field {field} has {unknown}; expected only {sorted(known)}; correct it"
         )
-    given = {name: _value(item, f"{field}.{name}") for name, item in data.items() if name != "kind"}
+    given = {
+        name: _value(item, f"{field}.{name}", depth + 1)
+        for name, item in data.items()
+        if name != "kind"
+    }
     checked = _checked(kind, given, field)
     try:
         return kind(**checked)

@@ -62,6 +62,7 @@ def actadd(
             source="actadd",
             concept=concept,
             provenance={"place": place, "positive": positive, "negative": negative},
+            model_sha=lm.weights_sha(),
         )
         for place in places
     )

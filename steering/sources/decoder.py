@@ -13,7 +13,7 @@ import math
 
 from sae.model import SparseAutoencoder
 from sae.sparsity import MatchingPursuit, ReLU
-from steering.direction import Direction
+from steering.direction import Direction, Fact
 from steering.errors import DirectionError
 from steering.target import FullEncode, Latent
 
@@ -28,6 +28,8 @@ def decoder(
     mean_norm: float | None = None,
     concept: str | None = None,
     run_id: str | None = None,
+    sae_sha: str | None = None,
+    model_sha: str | None = None,
 ) -> Direction:
     """The direction that latent `feature_id` writes.
 
@@ -38,6 +40,8 @@ def decoder(
         mean_norm: mean norm of the stream at the autoencoder's hook point.
         concept: what it was chosen for.
         run_id: the autoencoder's slug, kept as provenance.
+        sae_sha: sha256 of the autoencoder's weights, kept as provenance where it is known.
+        model_sha: sha256 of the weights of the model that the autoencoder was trained on.
 
     Raises:
         DirectionError: there is no such latent, or it is dead.
@@ -50,7 +54,8 @@ def decoder(
         max_act=max_act,
         source="decoder",
         concept=concept,
-        provenance={"run_id": run_id, "feature_id": feature_id},
+        provenance=_facts(run_id, feature_id, sae_sha),
+        model_sha=model_sha,
     )
 
 
@@ -60,7 +65,10 @@ def latent(
     *,
     max_act: float,
     mean_norm: float | None = None,
+    concept: str | None = None,
     run_id: str | None = None,
+    sae_sha: str | None = None,
+    model_sha: str | None = None,
     full_encode: bool = False,
 ) -> Latent:
     """The latent as a target that reads its own activation, for set, cap, floor, scale and gates.
@@ -71,6 +79,7 @@ def latent(
     the log says so.
 
     Args:
+        concept, sae_sha, model_sha: as for `decoder`.
         full_encode: encode the whole autoencoder even where a threshold would do.
 
     Raises:
@@ -97,7 +106,15 @@ def latent(
         mean_norm=mean_norm,
         source=name,
         full=FullEncode(sae, feature_id, length) if needs_all or full_encode else None,
+        concept=concept,
+        provenance=_facts(run_id, feature_id, sae_sha),
+        model_sha=model_sha,
     )
+
+
+def _facts(run_id: str | None, feature_id: int, sae_sha: str | None) -> dict[str, Fact]:
+    facts: dict[str, Fact] = {"run_id": run_id, "feature_id": feature_id}
+    return facts if sae_sha is None else {**facts, "sae_sha": sae_sha}
 
 
 def _require_alive(sae: SparseAutoencoder, feature_id: int, max_act: float) -> None:

@@ -30,6 +30,7 @@ def from_rows(
     hook_point: str,
     mean_norm: float | None = None,
     concept: str | None = None,
+    model_sha: str | None = None,
 ) -> Direction:
     """The direction between two labelled sets of rows, with both class means along it.
 
@@ -39,6 +40,7 @@ def from_rows(
         hook_point: where the rows were read.
         mean_norm: mean norm of the stream there; measured on these rows where left out.
         concept: what the classes differ in.
+        model_sha: sha256 of the weights of the model that wrote the rows.
 
     Raises:
         DirectionError: a class is empty, the means are equal, or a number is not finite.
@@ -58,6 +60,7 @@ def from_rows(
         source="diff_mean",
         concept=concept,
         provenance={"n_positive": len(positive), "n_negative": len(negative)},
+        model_sha=model_sha,
     )
     return with_class_means(direction, positive, negative)
 
@@ -93,6 +96,7 @@ def from_pairs(
         hook_point=hook_point,
         mean_norm=mean_norm_of(rows) if mean_norm is None else mean_norm,
         concept=concept,
+        model_sha=lm.weights_sha(),
     )
 
 

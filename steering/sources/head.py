@@ -65,6 +65,7 @@ def head(
         source="head",
         concept=concept,
         provenance={"layer": layer, "head": number},
+        model_sha=lm.weights_sha(),
     )
 
 

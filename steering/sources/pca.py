@@ -31,11 +31,13 @@ def pca(
     negative: Float[Tensor, "negative d_model"] | None = None,
     mean_norm: float | None = None,
     concept: str | None = None,
+    model_sha: str | None = None,
 ) -> tuple[Direction, ...]:
     """The first `k` principal components of centred rows, the largest first.
 
     `norm` is the rows' standard deviation along the component. With `positive` and `negative` rows
-    each component points from the second class to the first, and records both means.
+    each component points from the second class to the first, and records both means. `model_sha`
+    is the hash of the weights of the model that wrote the rows.
 
     Raises:
         DirectionError: the rows do not vary in `k` directions, or only one class was given.
@@ -55,6 +57,7 @@ def pca(
             source="pca",
             concept=concept,
             provenance={"component": number, "sign": "arbitrary", "n_rows": len(rows)},
+            model_sha=model_sha,
         )
         if positive is not None and negative is not None:
             direction = _signed(direction, positive, negative)
@@ -69,6 +72,7 @@ def lat(
     hook_point: str,
     mean_norm: float | None = None,
     concept: str | None = None,
+    model_sha: str | None = None,
 ) -> Direction:
     """The first component of the pairs' differences, pointing to the positive side.
 
@@ -86,6 +90,7 @@ def lat(
         source="lat",
         concept=concept,
         provenance={"n_pairs": len(difference)},
+        model_sha=model_sha,
     )
     return _signed(direction, positive, negative)
 

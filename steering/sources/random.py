@@ -16,9 +16,17 @@ from steering.errors import DirectionError
 
 
 def random_direction(
-    d_model: int, *, hook_point: str, seed: int, mean_norm: float | None = None
+    d_model: int,
+    *,
+    hook_point: str,
+    seed: int,
+    mean_norm: float | None = None,
+    model_sha: str | None = None,
 ) -> Direction:
-    """A direction drawn evenly from the sphere; the same seed gives the same one."""
+    """A direction drawn evenly from the sphere; the same seed gives the same one.
+
+    Belongs to any model of its width, unless `model_sha` says which model `mean_norm` is of.
+    """
     generator = torch.Generator().manual_seed(seed)
     return Direction.from_vector(
         torch.randn(d_model, generator=generator, dtype=torch.float64),
@@ -26,6 +34,7 @@ def random_direction(
         mean_norm=mean_norm,
         source="random",
         provenance={"seed": seed},
+        model_sha=model_sha,
     )
 
 

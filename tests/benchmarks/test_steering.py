@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ from lm.model import LanguageModel
 from lm.step import Step
 from lm.tap import edited
 from steering.intervention import Add
-from steering.steer import apply
+from steering.steer import apply, edits_for
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +71,25 @@ def test_the_hooks_of_a_model_that_computes_nothing_are_the_hooks_that_are_timed
         passes.append((step.pass_index, int(step.positions[0, 0])))
         return resid
 
-    seconds = steering_overhead.hook_seconds(model, 2, {steering_models.middle(model): look})
+    attach = steering_overhead.by({steering_models.middle(model): look})
+    seconds = steering_overhead.hook_seconds(model, 2, attach)
     assert seconds > 0
     assert shapes == {torch.Size((2, 1, model.d_model))}
     assert passes[:3] == [(0, 24), (1, 25), (2, 26)]
+
+
+def test_the_bare_hook_moves_the_stream_as_the_one_add_does(model: LanguageModel) -> None:
+    ids = fixed_ids(model, 1, 1)[:, 1:]
+    attach = steering_overhead.by(edits_for(model, steering_models.one_add(model)))
+    logits = []
+    with torch.inference_mode():
+        past = model.model(ids[:, :1], use_cache=True).past_key_values
+        for enter in (attach, steering_overhead.bare_add):
+            with enter(model):
+                given = model.model(ids[:, 1:2], past_key_values=copy.deepcopy(past))
+            logits.append(given.logits)
+    torch.testing.assert_close(*logits)
+    assert steering_overhead.hook_seconds(model, 1, steering_overhead.bare_add) > 0
 
 
 def test_the_naive_clamp_gives_what_the_clamp_of_the_columns_gives(model: LanguageModel) -> None:

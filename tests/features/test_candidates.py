@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,6 +16,7 @@ from features.rules import (
     NGram,
     PositionRange,
     Rule,
+    TextLanguage,
     TokenSet,
     TopicWords,
     pieces_of,
@@ -58,6 +61,27 @@ def test_the_planted_rule_is_proposed(feature: int, rule: Rule) -> None:
 def test_words_of_a_topic_are_proposed_for_its_feature() -> None:
     topics = [rule for rule in rules_for(SEA) if isinstance(rule, TopicWords)]
     assert any(set(rule.token_ids) <= set(SEA_WORDS) for rule in topics)
+
+
+def spoken_for(languages: tuple[str | None, ...], feature: int) -> set[TextLanguage]:
+    """The languages proposed for a feature where documents are in these, by their number."""
+    documents = EVIDENCE.documents
+    spoken = tuple(languages[doc % len(languages)] for doc in documents.doc_ids.tolist())
+    rows = replace(documents.rows, languages=spoken)
+    maker = CandidateMaker(replace(EVIDENCE, documents=replace(documents, rows=rows)), ())
+    rules = [candidate.rule for candidate in maker.propose(feature)]
+    return {rule for rule in rules if isinstance(rule, TextLanguage)}
+
+
+def test_the_language_of_the_documents_where_a_feature_fires_is_proposed() -> None:
+    assert spoken_for(("es", "en", None), SEA) == {TextLanguage("es")}
+    assert spoken_for(("en", "es", None), SEA) == {TextLanguage("en")}
+
+
+def test_a_language_of_all_documents_is_proposed_for_none() -> None:
+    assert spoken_for(("en",), SEA) == set()
+    assert spoken_for((None,), SEA) == set()
+    assert not any(isinstance(rule, TextLanguage) for rule in rules_for(SEA))
 
 
 def test_a_run_is_told_apart_from_its_last_piece() -> None:

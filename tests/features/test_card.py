@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import pytest
 
-from features.card import GRADED, SILENT_SHOWN, show
+from features.card import GRADED, SILENT_SHOWN, LabelScore, show
 from features.contexts import HARD, TOP
+from features.search import Search
+from store.schema import write_table
 from tests.features.named_store import WORLD, store_of
 from tests.features.planted import DEAD, FARM, ON_SHIP, RARE, SEA, SHIP
 
@@ -45,6 +49,29 @@ def test_scores_carry_their_interval_and_null_and_an_undefined_one_its_reason(
     assert detection.metric == "detection"
     assert [detection.lo, detection.null_value] == pytest.approx([0.8, 0.5])
     assert (output.metric, output.value, output.reason) == ("output_score", None, "not steered yet")
+
+
+def test_a_steered_output_label_is_shown_with_its_gain_and_is_found_by_its_new_name(
+    tmp_path: Path,
+) -> None:
+    with store_of(tmp_path, "main") as con:
+        own = {"run_id": "main", "feature_id": ON_SHIP, "label_id": 10 * ON_SHIP + 1, "rank": 0}
+        words = {"slug": "says-water", "text": "Makes the model say 'water'", "status": "ok"}
+        figures = {"value": 2.0, "lo": 1.5, "hi": 2.5, "null_value": 0.25, "other_value": 0.5}
+        rows = pa.Table.from_pylist([{**own, **words, **figures, "rule": "{}"}])
+        write_table(tmp_path / "data/directions/output_label.parquet", "output_label", rows, {})
+        reads, says = show(con, "ship").labels
+        assert (reads.slug, says.slug, says.side, says.status) == (
+            "ship",
+            "says-water",
+            "output",
+            "ok",
+        )
+        (gain,) = says.scores
+        assert gain == LabelScore("output_gain", 2.0, 1.5, 2.5, 0.5, None)
+        (hit,) = Search(con).named("says-water")
+        assert (hit.score, hit.null_value) == (2.0, 0.5)
+        assert show(con, "says-water").ref.feature_id == ON_SHIP
 
 
 def test_concepts_carry_their_interval(con: duckdb.DuckDBPyConnection) -> None:

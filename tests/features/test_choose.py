@@ -159,7 +159,7 @@ def reading(name: str, auroc: list[float], best_f1: list[float]) -> Reading:
     """What features read of a concept, as far as the choice of a name looks at it."""
     each = np.zeros(len(auroc))
     truth = ConceptTruth(0, name, "document", np.ones(1, dtype=bool), np.ones(1, dtype=bool))
-    return Reading(truth, np.array(auroc), each, each, np.array(best_f1), each, each, 1, 1)
+    return Reading(truth, np.array(auroc), np.array(best_f1), each, 1, 1)
 
 
 def test_of_two_concepts_that_want_one_feature_the_better_read_gets_it() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -60,17 +62,71 @@ def test_jaccard_and_correlation_equal_the_dense_ones(tokens: Tokens) -> None:
             assert rows["value_corr", a, b] == pytest.approx(corr, abs=1e-5)
 
 
-@pytest.mark.parametrize("flush", [10, D_SAE**2])
-def test_chunking_and_merging_change_nothing(
-    tokens: Tokens, monkeypatch: pytest.MonkeyPatch, flush: int
+@pytest.mark.parametrize("most", [1, 10, 300])
+@pytest.mark.parametrize("d_sae", [D_SAE, 5000])
+def test_cutting_the_chunks_and_the_pairs_changes_nothing(
+    tokens: Tokens, monkeypatch: pytest.MonkeyPatch, most: int, d_sae: int
 ) -> None:
-    """Merged by sorting where pairs outnumber the bound, and else in one dense array."""
+    """Summed by sorting where cells outnumber the pairs by far, and else in one dense array."""
     acts = dense_acts(tokens)
     whole = coactivation_neighbours(chunks(acts, 400), tokens, run_id="a", d_sae=D_SAE)
-    monkeypatch.setattr(coactivation, "_FLUSH_PAIRS", flush)
-    pieces = coactivation_neighbours(chunks(acts, 7), tokens, run_id="a", d_sae=D_SAE)
+    monkeypatch.setattr(coactivation, "_MOST_AT_ONCE", most)
+    pieces = coactivation_neighbours(chunks(acts, 7), tokens, run_id="a", d_sae=d_sae)
+    whole, pieces = conform("neighbour", whole), conform("neighbour", pieces)
     assert whole.drop_columns("score").equals(pieces.drop_columns("score"))
     np.testing.assert_allclose(whole["score"], pieces["score"], rtol=1e-6)
+
+
+def test_a_sample_holds_no_more_activations_than_it_may(
+    tokens: Tokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where few features fire on a token, activations are many for their pairs."""
+    held: list[int] = []
+    read = coactivation._Sample.of
+
+    def counting(*args: Any) -> coactivation._Sample:
+        sample = read(*args)
+        held.append(len(sample.feature))
+        return sample
+
+    monkeypatch.setattr(coactivation._Sample, "of", counting)
+    acts = dense_acts(tokens)
+    for most in (10**6, 100):
+        monkeypatch.setattr(coactivation, "_MOST_HELD", most)
+        coactivation_neighbours(chunks(acts, 50), tokens, run_id="a", d_sae=D_SAE)
+    firing = (acts[usable(tokens)] > 0).sum(axis=1)
+    assert held[0] == firing[firing > 1].sum() > 500
+    assert 50 < held[1] < 150
+
+
+def test_memory_does_not_grow_with_the_activations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight times the tokens, all with many pairs, cost a byte or two a token and no more."""
+    monkeypatch.setattr(coactivation, "_MOST_AT_ONCE", 20_000)
+    d_sae, at_once, per_token = 512, 500, 16
+
+    def generated(n: int) -> Iterator[TokenChunk]:
+        for start in range(0, n, at_once):
+            rng = np.random.default_rng(start)
+            feature = rng.integers(0, d_sae // per_token, (at_once, per_token))
+            feature += np.arange(0, d_sae, d_sae // per_token)
+            tok = np.repeat(np.arange(start, start + at_once), per_token)
+            yield tok, feature.ravel().astype(np.int32), np.ones(len(tok), dtype=np.float32)
+
+    def peak(n: int) -> int:
+        ids, none = np.arange(n, dtype=np.int32), np.zeros(n, dtype=bool)
+        corpus = Tokens(ids, ids, ids, none, np.zeros(n, dtype=np.int8))
+        tracemalloc.start()
+        coactivation_neighbours(
+            lambda: generated(n), corpus, run_id="a", d_sae=d_sae, max_pairs=200_000
+        )
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    peak(2_000)
+    few, many = peak(4_000), peak(32_000)
+    assert many / few < 1.15
+    assert many < 32_000 * per_token * 16, "less than the activations themselves"
 
 
 def test_documents_of_the_test_split_are_passed_over(tokens: Tokens) -> None:

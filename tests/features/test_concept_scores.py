@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from features.auroc import read_concepts
 from features.concept_scores import Split, score_concepts
 from features.concept_tables import concept_table
 from features.documents import gather, read_documents
 from features.errors import ConceptError
+from features.measured import measure_concepts
 from features.own_concepts import ConceptFile, ConceptPattern, ConceptWords, find_concepts
 from store.schema import conform
 from tests.features.planted import (
@@ -46,7 +46,7 @@ def test_figures_and_order_are_those_of_the_table(corpus: Path) -> None:
         features_of(WORLD),
         D_SAE,
     )
-    readings = read_concepts(score)
+    readings = measure_concepts(score)
     table = conform(
         "feature_concept", concept_table(readings, test, score.n_act > 0, run_id="a")
     ).to_pylist()

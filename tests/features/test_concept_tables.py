@@ -8,15 +8,16 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 
-from features.auroc import q_values, read_concepts
 from features.concept_tables import concept_table, why_undefined
 from features.documents import Evidence
 from features.held_out import f1_above, held_out, signals_of
+from features.measured import measure_concepts, q_values
 from store.schema import conform
 from tests.features.planted import DEAD, SEA, evidence_of, make_world
 
 SCORE, TEST = evidence_of(make_world(), "score", "test")
 ALIVE = SCORE.n_act > 0
+SCORED = measure_concepts(SCORE)
 
 
 def without(evidence: Evidence, name: str, *, holds: bool) -> Evidence:
@@ -41,28 +42,30 @@ def exact_f1(evidence: Evidence, number: int, feature: int, threshold: float) ->
 
 
 def test_f1_on_test_is_at_the_threshold_of_the_score_split() -> None:
-    score = read_concepts(SCORE)
+    score = measure_concepts(SCORE)
     test = held_out(score, TEST)
     for number, reading in enumerate(test):
         assert np.array_equal(reading.threshold, score[number].threshold)
         for feature in np.flatnonzero(ALIVE):
             exact = exact_f1(TEST, number, int(feature), float(reading.threshold[feature]))
             assert reading.best_f1[feature] == pytest.approx(exact)
-    flattering = read_concepts(TEST)
+    flattering = measure_concepts(TEST)
     assert all((f.best_f1 >= t.best_f1 - 1e-9).all() for f, t in zip(flattering, test, strict=True))
     assert any((f.best_f1 > t.best_f1 + 0.01).any() for f, t in zip(flattering, test, strict=True))
 
 
 def test_on_one_and_the_same_split_f1_is_the_best_one() -> None:
-    for reading in read_concepts(SCORE):
+    for reading in measure_concepts(SCORE):
         signals = signals_of(SCORE, reading.truth.level)
         again = f1_above(SCORE, reading.truth, signals, reading.threshold)
         assert again[ALIVE] == pytest.approx(reading.best_f1[ALIVE], abs=1e-6)
 
 
 def test_q_values_are_over_all_pairs_of_a_split() -> None:
-    table = conform("feature_concept", concept_table(read_concepts(SCORE), TEST, ALIVE, run_id="a"))
-    p = np.concatenate([reading.p_value[ALIVE] for reading in read_concepts(TEST)])
+    table = conform(
+        "feature_concept", concept_table(measure_concepts(SCORE), TEST, ALIVE, run_id="a")
+    )
+    p = np.concatenate([reading.p_value[ALIVE] for reading in measure_concepts(TEST)])
     on_test = table.filter(pc.equal(table["split"], "test")).sort_by("concept_id")
     on_test = on_test.sort_by([("concept_id", "ascending"), ("feature_id", "ascending")])
     assert on_test["q_value"].to_numpy() == pytest.approx(q_values(p).astype(np.float32))
@@ -74,7 +77,7 @@ def test_q_values_are_over_all_pairs_of_a_split() -> None:
 @pytest.mark.parametrize(("holds", "why"), [(False, "no positive"), (True, "no negative")])
 def test_one_class_only_on_test_has_null_scores_and_a_reason(holds: bool, why: str) -> None:
     table = concept_table(
-        read_concepts(SCORE), without(TEST, "sea", holds=holds), ALIVE, run_id="a"
+        measure_concepts(SCORE), without(TEST, "sea", holds=holds), ALIVE, run_id="a"
     )
     rows = conform("feature_concept", table).to_pylist()
     sea = [row for row in rows if row["concept_id"] == 0]
@@ -89,7 +92,7 @@ def test_one_class_only_on_test_has_null_scores_and_a_reason(holds: bool, why: s
 
 
 def test_one_class_only_on_score_leaves_test_without_a_threshold() -> None:
-    score = read_concepts(without(SCORE, "sea", holds=False))
+    score = measure_concepts(without(SCORE, "sea", holds=False))
     rows = conform("feature_concept", concept_table(score, TEST, ALIVE, run_id="a")).to_pylist()
     sea = {row["split"]: row for row in rows if row["concept_id"] == 0 and row["feature_id"] == SEA}
     assert sea["score"]["reason"] == "no positive on score"
@@ -99,8 +102,30 @@ def test_one_class_only_on_score_leaves_test_without_a_threshold() -> None:
     assert sea["test"]["best_f1"] is sea["test"]["threshold"] is None
 
 
+@pytest.mark.parametrize("holds", [True, False])
+def test_a_class_in_one_document_has_an_area_and_a_reason_for_the_rest(holds: bool) -> None:
+    truths = list(TEST.documents.truths)
+    alone = np.zeros_like(truths[0].holds)
+    alone[np.flatnonzero(truths[0].is_defined)[0]] = True
+    truths[0] = replace(truths[0], holds=alone == holds)
+    test = replace(TEST, documents=replace(TEST.documents, truths=tuple(truths)))
+    table = concept_table(measure_concepts(SCORE), test, ALIVE, run_id="a")
+    rows = conform("feature_concept", table).to_pylist()
+    said = "positives" if holds else "negatives"
+    for row in rows:
+        if row["concept_id"] == 0 and row["split"] == "test":
+            assert row["lo"] is row["hi"] is row["q_value"] is None
+            assert 0 <= row["auroc"] <= 1
+            assert row["best_f1"] is not None
+            assert row["reason"] == (
+                f"no interval and no q, since all {said} on test are in one document"
+            )
+        else:
+            assert row["reason"] is None
+
+
 def test_a_concept_without_any_unit_lacks_both_classes() -> None:
-    (reading, *_) = read_concepts(SCORE)
+    (reading, *_) = measure_concepts(SCORE)
     assert why_undefined(reading, "score") is None
     nothing = replace(reading, n_pos=0, n_neg=0)
     assert why_undefined(nothing, "score") == "no positive and no negative on score"

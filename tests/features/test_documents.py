@@ -93,13 +93,3 @@ def test_an_activation_on_a_special_token_is_left_out() -> None:
     (evidence,) = gather([documents], [(0, tok, value)], 1)
     assert evidence.n_act.tolist() == [len(tok) - len(special)]
     assert not np.isin(documents.tok[evidence.row], special).any()
-
-
-def test_features_that_are_not_kept_fall_silent_and_the_others_stay_as_they_are() -> None:
-    (evidence,) = evidence_of(WORLD, "label")
-    kept = np.arange(D_SAE) % 2 == 0
-    some = evidence.only(kept)
-    assert some.n_act.tolist() == (evidence.n_act * kept).tolist()
-    for feature in np.flatnonzero(kept).tolist():
-        for one, other in zip(some.of(feature), evidence.of(feature), strict=True):
-            np.testing.assert_array_equal(one, other)

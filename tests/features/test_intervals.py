@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from features.intervals import auroc_draws, middle, widened, wilson
+from features.intervals import auroc_draws, auroc_interval, middle, widened, wilson
 from features.units import exact_auroc
 
 
@@ -56,3 +56,20 @@ def test_a_draw_of_every_document_once_is_the_exact_area() -> None:
     assert found[0] == pytest.approx(exact_auroc(value, holds))
     again = np.repeat(np.arange(100), weights[1].astype(int)[doc])
     assert found[1] == pytest.approx(exact_auroc(value[again], holds[again]))
+
+
+def test_a_perfect_area_keeps_a_width() -> None:
+    lo, hi = auroc_interval(np.array([1.0, 0.5]), 10, 10)
+    assert lo[0] < 1
+    assert hi[0] == 1
+    assert hi[1] - lo[1] > hi[0] - lo[0]
+
+
+def test_the_interval_is_as_wide_as_the_area_spreads_where_its_model_is_exact() -> None:
+    """Exponential values, few positives: the model of Hanley and McNeil holds exactly there."""
+    rng = np.random.default_rng(0)
+    holds = np.arange(65) < 5
+    areas = [exact_auroc(rng.exponential(np.where(holds, 4.0, 1.0)), holds) for _ in range(2000)]
+    lo, _ = auroc_interval(np.array([0.8]), 5, 60)
+    assert np.mean(areas) == pytest.approx(0.8, abs=0.01)
+    assert 0.8 - lo[0] == pytest.approx(1.96 * np.std(areas), rel=0.1)

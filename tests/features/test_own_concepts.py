@@ -9,6 +9,7 @@ import pytest
 
 from features.documents import read_documents
 from features.errors import ConceptError
+from features.naming import slugify
 from features.own_concepts import (
     ConceptFile,
     ConceptPattern,
@@ -166,10 +167,12 @@ def test_what_holds_nowhere_or_everywhere_is_an_error(
     assert said in fault(corpus, concept)
 
 
-@pytest.mark.parametrize("name", ["sea", "farm"])
+@pytest.mark.parametrize("name", ["sea", "farm", "Sea", "FARM"])
 def test_a_name_of_the_corpus_is_taken(corpus: Path, name: str) -> None:
+    """Or would share its slug, which features are called by."""
     told = fault(corpus, ConceptPattern(name, r"\d"))
-    assert f"is called {name!r}, as is the corpus's {name!r}; expected a name of its own" in told
+    known = slugify(name)
+    assert f"is called {name!r}, as is the corpus's {known!r}; expected a name of its own" in told
 
 
 def test_a_name_is_given_once(tmp_path: Path, corpus: Path) -> None:

@@ -52,11 +52,11 @@ def test_the_best_pair_of_each_kind_is_the_first_with_the_largest_f1(feature: in
         ]
         if pairs:
             best.append(max(pairs, key=lambda pair: HOME.consider(feature, pair).f1))
-    found = best_pairs(slate, HOME, at_home, outside, everything, enough=-1.0)
+    found = best_pairs(slate, at_home, outside, everything, enough=-1.0)
     assert found == best
     assert len(found) > 0
 
 
 def test_no_pair_is_proposed_where_none_can_reach_the_skill() -> None:
     slate, at_home, outside, everything = standings(SEA)
-    assert best_pairs(slate, HOME, at_home, outside, everything, enough=1.01) == []
+    assert best_pairs(slate, at_home, outside, everything, enough=1.01) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from features.rules import (
     PromotedTokens,
     Repetition,
     Rule,
+    TextLanguage,
     TokenClass,
     TokenSet,
     TopicWords,
@@ -56,6 +58,7 @@ PLAIN = st.one_of(
     plain("position", first=st.integers(0, 4), last=st.one_of(st.none(), st.integers(0, 9))),
     plain("repetition"),
     plain("topic_words", token_ids=IDS, at_least=st.integers(1, 3)),
+    plain("language", language=st.sampled_from(("es", "en"))),
     plain("concept", name=st.just("sea"), level=st.sampled_from(("document", "token"))),
     plain("promoted_tokens", token_ids=IDS),
 )
@@ -74,6 +77,7 @@ def rows_of(texts: list[list[int]]) -> Rows:
         is_special=np.zeros(len(doc), dtype=bool),
         vocab=VOCAB,
         concepts={"sea": doc % 2 == 0},
+        languages=tuple(("es", None)[i % 2] for i in range(len(texts))),
     )
 
 
@@ -100,6 +104,8 @@ def holds(rule: Rule, texts: list[list[int]], d: int, i: int) -> bool:
             return text[i] in text[:i]
         case TopicWords(ids, at_least):
             return sum(each in ids for each in text) >= at_least
+        case TextLanguage(language):
+            return language == "es" and d % 2 == 0
         case ConceptRule():
             return d % 2 == 0
         case PromotedTokens(ids):
@@ -150,6 +156,7 @@ def test_longer_lists_are_more_complex() -> None:
 def test_a_rule_is_about_documents_only_if_all_of_it_is() -> None:
     topic, piece = TopicWords((1,)), TokenSet((1,))
     assert level_of(topic) == "document"
+    assert level_of(TextLanguage("es")) == "document"
     assert level_of(ConceptRule("sea", "token")) == "token"
     assert level_of(Both(topic, ConceptRule("sea", "document"))) == "document"
     assert level_of(Both(topic, piece)) == "token"
@@ -158,6 +165,12 @@ def test_a_rule_is_about_documents_only_if_all_of_it_is() -> None:
 def test_a_concept_that_the_corpus_lacks_is_an_error() -> None:
     with pytest.raises(LabelError, match=r"'moon' is not in this corpus; expected one of sea; "):
         fires(ConceptRule("moon", "token"), rows_of([[1]]))
+
+
+def test_a_language_of_documents_whose_languages_nobody_asked_for_is_an_error() -> None:
+    rows = replace(rows_of([[1]]), languages=None)
+    with pytest.raises(LabelError, match=r"languages of these documents are not known; .*'es'; "):
+        fires(TextLanguage("es"), rows)
 
 
 @pytest.mark.parametrize(
@@ -178,3 +191,8 @@ def test_what_is_no_rule_is_refused(data: dict[str, Any]) -> None:
 def test_a_class_of_pieces_that_does_not_exist_is_refused() -> None:
     with pytest.raises(LabelError, match=r"'vowel' is no class of pieces; expected one of digit"):
         from_json({"kind": "token_class", "piece_class": "vowel", "offset": 0})
+
+
+def test_a_language_that_no_text_is_said_to_be_in_is_refused() -> None:
+    with pytest.raises(LabelError, match=r"'Klingon' is no language of a text; expected a code of"):
+        from_json({"kind": "language", "language": "Klingon"})

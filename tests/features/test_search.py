@@ -113,17 +113,18 @@ def test_no_words_are_refused_with_an_example(search: Search) -> None:
             ask("  ")
 
 
-def test_a_text_is_read_by_strength_over_density(search: Search) -> None:
-    """Worked out by hand: two tokens, mean activation over the share of tokens it fires on."""
+def test_a_text_is_read_by_strength_and_rarity_less_what_was_said_above(search: Search) -> None:
+    """Worked out by hand: two tokens, mean activation times ln(1 / density)²."""
     acts = np.zeros((2, D_SAE), dtype=np.float32)
     acts[0, SEA], acts[1, SEA], acts[1, ON_SHIP], acts[0, DEAD] = 4, 2, 1, 0.001
     n_real = int((~WORLD.tokens.is_special).sum())
     density = {f: len(WORLD.acts[f][0]) / n_real for f in (SEA, ON_SHIP)}
     once = 1 / len(WORLD.tokens)
+    with_sea = {ON_SHIP: 2**2 / (4**2 + 2**2), DEAD: 4**2 / (4**2 + 2**2)}
     expected = {
-        SEA: 3 / density[SEA],
-        ON_SHIP: 0.5 / density[ON_SHIP],
-        DEAD: 0.0005 / once,
+        SEA: 3 * np.log(density[SEA]) ** 2,
+        ON_SHIP: 0.5 * np.log(density[ON_SHIP]) ** 2 * (1 - 0.7 * with_sea[ON_SHIP]),
+        DEAD: 0.0005 * np.log(once) ** 2 * (1 - 0.7 * with_sea[DEAD]),
     }
     found = search.active(acts, [" a", " ship"], "main")
     assert {hit.feature_id: hit.signs[0].score for hit in found} == pytest.approx(expected)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import duckdb
 import numpy as np
 import pyarrow as pa
@@ -49,6 +51,29 @@ def test_every_table_has_the_columns_that_the_store_promises(tokens: Tokens) -> 
         table = getattr(made, name)
         assert conform(name, table).num_rows == table.num_rows
         assert table.column_names == conform(name, table).column_names
+
+
+def test_memory_follows_the_corpus_and_the_busiest_feature_not_all_activations() -> None:
+    n = 20_000
+    ids = np.arange(n, dtype=np.int32)
+    corpus = Tokens(ids // 100, ids % 100, ids % 500, ids % 100 == 0, np.zeros(n, dtype=np.int8))
+
+    def peak(*n_act: int) -> int:
+        W = np.ones((len(n_act), 2), dtype=np.float32)
+        fired = (
+            (feature, np.arange(n), np.arange(1, n + 1).astype(np.float32))
+            for feature, n in enumerate(n_act)
+        )
+        tracemalloc.start()
+        summarise(fired, corpus, run_id="a", d_sae=len(n_act), W_enc=W.T, W_dec=W)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    peak(100)
+    busy = peak(5_000, *[300] * 15)
+    assert peak(*[5_000] * 16) / busy < 1.2
+    assert peak(20_000, *[300] * 15) / busy > 1.5, "a feature is in memory whole, one at a time"
 
 
 def test_moments_agree_with_sql_over_the_same_rows(tokens: Tokens) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -13,6 +15,7 @@ from features.rules import (
     PositionRange,
     Repetition,
     Rule,
+    TextLanguage,
     TokenClass,
     TokenSet,
     TopicWords,
@@ -21,7 +24,8 @@ from features.rules import (
 from features.tally import Tally
 from tests.features.planted import NUMBERS, SHIP, THE, A, documents_of, make_world
 
-ROWS = documents_of(make_world(), "label").rows
+PLAIN = documents_of(make_world(), "label").rows
+ROWS = replace(PLAIN, languages=tuple(("es", "en", None)[i % 3] for i in range(PLAIN.n_docs)))
 TALLY = Tally(ROWS)
 RULES = (
     TokenSet((SHIP,)),
@@ -38,6 +42,8 @@ RULES = (
     PositionRange(900, 950),
     Repetition(),
     TopicWords((SHIP, *NUMBERS), 2),
+    TextLanguage("es"),
+    TextLanguage("fr"),
     ConceptRule("sea", "document"),
     ConceptRule("number", "token"),
     Both(TokenSet((SHIP,)), PositionRange(0, 9)),
@@ -59,3 +65,10 @@ def test_documents_of_a_topic_are_those_with_a_token_where_the_rule_holds() -> N
     held = np.bincount(ROWS.doc[ROWS.token_id == SHIP], minlength=ROWS.n_docs)
     assert 0 < TALLY.docs((rule,)).sum() < ROWS.n_docs
     np.testing.assert_array_equal(TALLY.docs((rule,))[0], held >= 3)
+
+
+@pytest.mark.parametrize("left", RULES)
+@pytest.mark.parametrize("right", RULES[::2])
+def test_two_rules_at_once_are_counted_as_they_are_executed(left: Rule, right: Rule) -> None:
+    both = fires(left, ROWS) & fires(right, ROWS) & ~ROWS.is_special
+    assert TALLY.said_by_both(left, right) == np.count_nonzero(both)

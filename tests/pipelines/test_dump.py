@@ -256,7 +256,9 @@ def test_losses_are_kept_when_asked_for(
 
     write_params(loss=True)
     dump.main()
-    loss = pq.read_table("data/residuals/loss.parquet")["loss"].to_pylist()
+    table = pq.read_table("data/residuals/loss.parquet")
+    assert table.schema.metadata[b"model_sha"] == tiny_lm.weights_sha().encode()
+    loss = table["loss"].to_pylist()
     starts = np.cumsum([0, *map(len, texts)])
     for number, expected in enumerate(token_losses(tiny_lm, texts)):
         mine = loss[starts[number] : starts[number + 1]]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -16,8 +17,15 @@ from features.errors import LabelError
 from pipelines import label
 from pipelines.errors import PipelineError
 from store.errors import MissingArtefact
-from store.schema import read_table
-from tests.features.planted import HOOK_POINT, make_world, write_workspace
+from store.schema import read_table, write_table
+from tests.features.planted import (
+    FARM,
+    HOOK_POINT,
+    RANDOM,
+    SEA,
+    make_world,
+    write_workspace,
+)
 
 PARAMS = f"""
 sae: {{main: {{hook_point: {HOOK_POINT}}}}}
@@ -86,6 +94,27 @@ def test_a_marker_in_test_documents_reaches_no_rule_no_name_and_no_evidence(
         assert first.equals(pq.read_table(marked / f"{name}.parquet", columns=columns))
     assert hashes(clean)["label_candidate.parquet"] == hashes(marked)["label_candidate.parquet"]
     assert hashes(clean)["label_score.parquet"] != hashes(marked)["label_score.parquet"]
+
+
+def test_a_feature_of_texts_in_one_language_is_named_by_it_where_concepts_are_withheld(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workspace(tmp_path))
+    texts = (
+        "Era un día claro y Elena miraba el mar con alegría desde la ventana.",
+        "The farmer walked to the barn with his dog, and the wind was cold.",
+        "for i in numbers:\n    print(i)",
+    )
+    doc_id = read_table(tmp_path / "data/corpus/doc.parquet", "doc")["doc_id"]
+    spoken = {"doc_id": doc_id, "text": [texts[doc % 3] for doc in doc_id.to_pylist()]}
+    write_table(tmp_path / "data/corpus/text.parquet", "text", pa.table(spoken), {})
+    label.main()
+    rows = read_table(tmp_path / "data/labels/withheld_label.parquet", "withheld_label").to_pylist()
+    by_feature = {row["feature_id"]: row for row in rows}
+    assert by_feature[SEA]["text"].startswith("Fires on text in Spanish")
+    assert (by_feature[SEA]["slug"], by_feature[SEA]["finds_concept"]) == ("spanish-text", True)
+    assert by_feature[FARM]["slug"] == "english-text"
+    assert by_feature[RANDOM]["status"] == "weak"
 
 
 def test_residuals_of_another_dump_are_refused_and_nothing_is_written(

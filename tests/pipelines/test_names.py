@@ -20,6 +20,8 @@ from tests.features.named_store import store_of
 from tests.features.planted import D_MODEL, HOOK_POINT, RANDOM, SEA
 
 D_SAE = 64
+MODEL_SHA = "m"
+"""What the planted store says of its model's weights."""
 
 
 def _autoencoder() -> SparseAutoencoder:
@@ -70,6 +72,8 @@ def test_a_feature_is_written_along_its_decoder_row_and_read_as_its_latent(
     assert written.max_act == read.max_act
     assert written.max_act is not None
     assert written.max_act > 0
+    assert written.model_sha == read.model_sha == MODEL_SHA
+    assert written.concept == read.concept
 
 
 def test_a_weak_name_is_refused_unless_weak_ones_are_allowed(names: StoreNames, one: Path) -> None:

@@ -20,10 +20,17 @@ import yaml
 
 from pipelines.trial.arms import METHODS
 from store.manifest import content_hash
-from store.schema import read_table
+from store.schema import read_metadata, read_table
 
 POINT = "blocks.0.hook_resid_post"
 BUDGETS = {"dce=0.02", "dce=0.05"}
+OF_CORPUS = {"source", "corpus_sha", "tokenizer_sha"}
+OF_SAE = {"model", "model_sha", "sae_sha", "hook_point", "corpus_sha", "tokenizer_sha"}
+OF_SAE |= {"act_threshold", "value_bits"}
+SAYS = {"corpus": OF_CORPUS, "features": OF_SAE} | dict.fromkeys(
+    ("store", "labels", "directions", "steer", "evaluation"), OF_SAE | {"run_id"}
+)
+"""What the files of each folder under `data` say that they were made of."""
 
 
 def stories(n: int) -> list[str]:
@@ -108,6 +115,23 @@ def workspace(tmp_path_factory: pytest.TempPathFactory, tiny_lm_dir: Path) -> It
         yield folder
 
 
+def test_every_parquet_file_says_what_it_was_made_of(workspace: Path) -> None:
+    paths = sorted(Path("data").rglob("*.parquet"))
+    assert {path.parts[1] for path in paths} == set(SAYS)
+    known = read_metadata(Path("data/features/main/run.parquet")) | {"run_id": "main"}
+    assert known["hook_point"] == POINT
+    assert known["sae_sha"] == content_hash(Path("data/sae/main/sae_weights.safetensors"))
+    known["source"] = "stories.json"
+    for path in paths:
+        stored = pq.read_schema(path).metadata
+        assert {b"table", b"schema_version"} <= set(stored), path
+        said = read_metadata(path)
+        assert set(said) >= SAYS[path.parts[1]], path
+        assert all(said[key] == known[key] for key in SAYS[path.parts[1]]), path
+    corpus = json.loads(Path("data/corpus/corpus.json").read_text())
+    assert {key: corpus[key] for key in OF_CORPUS} == {key: known[key] for key in OF_CORPUS}
+
+
 def test_every_method_has_a_direction_and_every_row_its_vector(workspace: Path) -> None:
     from steering.direction import load_directions
 
@@ -127,6 +151,59 @@ def test_the_causal_feature_is_a_candidate_and_the_control_is_not(workspace: Pat
     assert feature["random_feature"] not in tried["feature_id"].to_pylist()
     assert pc.min(tried["output_score"]).as_py() >= 0
     assert pc.max(tried["self_share"]).as_py() <= 1
+
+
+def test_every_output_label_has_two_lists_and_the_better_on_the_choosing_prompts_is_chosen(
+    workspace: Path,
+) -> None:
+    rows = read_table(Path("data/directions/output_label.parquet"), "output_label").to_pylist()
+    labels = read_table(Path("data/labels/label.parquet"), "label").to_pylist()
+    own = {row["label_id"]: row for row in labels if row["side"] == "output"}
+    assert len(rows) == 2 * len(own) > 0
+    for first, second in zip(rows[::2], rows[1::2], strict=True):
+        assert (first["rank"], second["rank"]) == (0, 1)
+        assert {first["method"], second["method"]} == {"promoted_tokens", "steered_tokens"}
+        assert first["choice_value"] >= second["choice_value"]
+        assert second["slug"] is None
+        label = own[first["label_id"]]
+        promoted = first if first["method"] == "promoted_tokens" else second
+        assert json.loads(promoted["rule"]) == json.loads(label["rule"])
+        assert first["feature_id"] == label["feature_id"]
+        if promoted is first:
+            assert first["slug"] == label["slug"]
+    for row in rows:
+        assert row["lo"] <= row["value"] <= row["hi"]
+        is_sure = row["lo"] > max(row["null_value"], row["other_value"])
+        assert row["status"] == ("ok" if is_sure else "weak")
+        assert row["name"].startswith("weak: ") != is_sure
+        assert 0 < row["share"] < 1
+    slugs = [row["slug"] for row in rows[::2]]
+    slugs += [row["slug"] for row in labels if row["side"] == "input"]
+    assert len(set(slugs)) == len(slugs)
+
+
+def test_the_store_shows_the_chosen_output_labels_with_score_interval_and_null(
+    workspace: Path,
+) -> None:
+    from store.catalog import open as open_store
+
+    with open_store(workspace) as con:
+        shown = con.sql(
+            """
+            SELECT f.output_slug, f.output_gain, f.output_lo, f.output_hi, f.output_null
+            FROM feature AS f WHERE f.output_slug IS NOT NULL ORDER BY f.feature_id
+            """
+        ).fetchall()
+        wanted = con.sql(
+            """
+            SELECT slug, value, lo, hi, greatest(null_value, other_value)
+            FROM output_label WHERE rank = 0 ORDER BY feature_id
+            """
+        ).fetchall()
+        unscored = con.sql("SELECT count(*) FROM label WHERE status = 'unscored'").fetchall()
+    assert shown == wanted
+    assert shown
+    assert unscored == [(0,)]
 
 
 def test_every_budget_is_met_within_tolerance_or_says_why_not(workspace: Path) -> None:
@@ -223,6 +300,7 @@ def test_test_prompts_and_test_documents_change_nothing_before_they_are_scored(
     solved = content_hash(Path("data/steer/coefficient.parquet"))
     prompt, token = Path("data/corpus/prompt.parquet"), Path("data/corpus/token.parquet")
     old_prompts, old_tokens = read_table(prompt, "prompt"), read_table(token, "token")
+    said = read_metadata(token)
     doc = read_table(Path("data/corpus/doc.parquet"), "doc")
     tested = doc.filter(pc.equal(doc["split"], "test"))["doc_id"]
     marked = pc.if_else(pc.is_in(old_tokens["doc_id"], tested), 7, old_tokens["token_id"])
@@ -238,8 +316,8 @@ def test_test_prompts_and_test_documents_change_nothing_before_they_are_scored(
         assert content_hash(Path("data/directions")) == before
         assert content_hash(Path("data/steer/coefficient.parquet")) == solved
     finally:
-        write_table(prompt, "prompt", old_prompts, {})
-        write_table(token, "token", old_tokens, {})
+        write_table(prompt, "prompt", old_prompts, said)
+        write_table(token, "token", old_tokens, said)
 
 
 def test_a_missing_input_names_the_stage_that_writes_it(

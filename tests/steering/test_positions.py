@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from lm.step import Step
 from steering.errors import PositionError
+from steering.mask import Mask
 from steering.positions import (
     Constant,
     Decay,
@@ -16,17 +17,17 @@ from steering.positions import (
     Except,
     FirstN,
     Generation,
-    Mask,
     Places,
     Positions,
     Prompt,
     Schedule,
-    Strength,
     Tokens,
     WarmUp,
     Window,
     require_reachable,
 )
+from steering.rows import EVERY_LIST
+from steering.strength import Strength
 
 BOS = 1
 
@@ -56,7 +57,10 @@ def chosen(choice: Positions, at: Step) -> set[int]:
 
 
 def strength(choice: Schedule, at: Step) -> list[float]:
-    return [round(value, 6) for value in Strength([choice])(at)[0, 0].tolist()]
+    return [
+        round(value, 6)
+        for value in Strength([choice], torch.zeros(1, 1).long())(at, EVERY_LIST)[0, :, 0].tolist()
+    ]
 
 
 CHOICES: list[tuple[Positions, set[int]]] = [

@@ -253,6 +253,24 @@ def test_reading_a_few_tokens_or_one_feature(root: Path) -> None:
     assert all(a[-1] < b[0] for a, b in pairwise(parts))
 
 
+def test_token_order_is_read_a_row_group_at_a_time_and_no_token_is_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four activations a token in row groups of seven, and one token of thirty."""
+    monkeypatch.setattr("store.activation_writer.row_group_rows", lambda n_rows: 7)
+    tok = np.sort(np.concatenate([np.repeat(np.arange(100), 4), np.full(26, 50)]))
+    feature_id = np.concatenate([np.arange(np.count_nonzero(tok == t)) for t in range(100)])
+    value = np.arange(1, len(tok) + 1).astype(np.float32)
+    rows = tok, feature_id.astype(np.int32), value
+    assert harvest(tmp_path, rows, part_rows=150) == len(tok)
+    parts = list(iter_tokens(tmp_path))
+    assert len(parts) > len(list((tmp_path / "act_token").glob("*"))) > 1
+    assert max(len(places) for places, _features, _values in parts) <= 30 + 7
+    for column, wanted in zip(zip(*parts, strict=True), rows, strict=True):
+        np.testing.assert_array_equal(np.concatenate(column), wanted)
+    assert all(a[-1] < b[0] for (a, *_), (b, *_) in pairwise(parts))
+
+
 def test_an_sae_that_never_fires_still_has_both_orders(tmp_path: Path) -> None:
     with writer(tmp_path, META, 300) as out:
         assert out.finish(tokens_done=100) == 0

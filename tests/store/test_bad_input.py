@@ -138,4 +138,6 @@ def test_the_tables_of_all_saes_say_what_the_saes_files_say(
     write_catalog(folder)
     meta = pq.read_schema(folder / "data/store/topk.parquet").metadata
     assert (meta[b"sae_sha"], meta[b"model_sha"]) == (b"aa,bb", b"cc")
-    assert meta[b"table"] == b"topk"
+    assert (meta[b"table"], meta[b"run_id"]) == (b"topk", b"main,second")
+    without_rows = pq.read_schema(folder / "data/store/label.parquet").metadata
+    assert without_rows[b"sae_sha"] == b"aa,bb"

@@ -268,6 +268,50 @@ def test_one_catalog_is_right_before_and_after_the_later_stages(
     assert (folder / "data/store/catalog.sql").read_bytes() == catalog
 
 
+def test_an_output_label_is_the_chosen_one_once_directions_has_scored_it(
+    workspace: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(workspace, folder)
+    waiting = {"run_id": "main", "label_id": 31, "metric": "output_score", "split": "test"}
+    rows = [*pq.read_table(folder / "data/labels/label_score.parquet").to_pylist()]
+    rows.append({**waiting, "reason": "not steered yet"})
+    table = pa.Table.from_pylist(rows)
+    write_table(folder / "data/labels/label_score.parquet", "label_score", table, {})
+    connection = store.open(folder)
+    of_feature = """
+        SELECT slug, score > 0.6, output_slug, output_name, output_gain, output_lo, output_hi,
+               output_null
+        FROM feature WHERE run_id = 'main' AND feature_id = 3
+    """
+    of_label = "SELECT slug, status, method, rule->>'$.tokens[0]' FROM label WHERE label_id = 31"
+    of_score = """
+        SELECT metric, value, null_value, n_pos, split, reason
+        FROM label_score WHERE label_id = 31
+    """
+    others = "SELECT * FROM label_score WHERE label_id <> 31 ORDER BY ALL"
+    before = connection.sql(others).fetchall()
+    sea = ("sea", True)
+    unscored = (*sea, "out-3", "promotes w3", None, None, None, None)
+    assert connection.sql(of_feature).fetchall() == [unscored]
+    placeholder = ("output_score", None, None, None, "test", "not steered yet")
+    assert connection.sql(of_score).fetchall() == [placeholder]
+    own = {"run_id": "main", "feature_id": 3, "label_id": 31, "n": 12, "method": "steered_tokens"}
+    figures = {"value": 2.0, "lo": 1.5, "hi": 2.5, "null_value": 0.25, "other_value": 0.5}
+    chosen = {**own, **figures, "rank": 0, "slug": "says-w4", "name": "says w4", "status": "ok"}
+    chosen |= {"text": "Makes the model say w4", "rule": '{"tokens": [4]}'}
+    second = {**own, **figures, "rank": 1, "name": "promotes w3", "status": "weak", "value": 1.0}
+    spoken = pa.Table.from_pylist([chosen, second])
+    write_table(folder / "data/directions/output_label.parquet", "output_label", spoken, {})
+    scored = (*sea, "says-w4", "says w4", 2.0, 1.5, 2.5, 0.5)
+    assert connection.sql(of_feature).fetchall() == [scored]
+    assert connection.sql(of_label).fetchall() == [("says-w4", "ok", "steered_tokens", "4")]
+    gain = ("output_gain", 2.0, 0.5, 12, "calibrate", None)
+    assert connection.sql(of_score).fetchall() == [gain]
+    assert connection.sql(others).fetchall() == before
+    assert connection.sql("SELECT count(*) FROM label").fetchall() == [(3,)]
+
+
 def test_a_tokens_loss_is_what_the_dump_measured_and_null_before(
     build_workspace: Builder, tmp_path: Path
 ) -> None:

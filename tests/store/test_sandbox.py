@@ -179,6 +179,34 @@ def test_an_error_is_one_line_with_its_place_and_the_nearest_name(
     assert str(caught.value).count("; expected") == 1
 
 
+@pytest.mark.parametrize(
+    ("sql", "found", "expected"),
+    [
+        ("FROM read_csv('x')", "the table function 'read_csv'", "views of the catalog"),
+        ("FROM glob('*')", "the table function 'glob'", "top_contexts"),
+        ("FROM token, read_text('x')", "the table function 'read_text'", "or a function that"),
+        ("FROM 'x.csv'", "the file 'x.csv' in place of a table", "nothing else may be read"),
+        ("FROM duckdb_settings", "which tells of the process", "nothing else may be read"),
+        ("SELECT getenv('HOME')", "the function getenv", "rows of the catalog alone"),
+        ("FROM query('SELECT 1')", "which runs text as SQL", "rows of the catalog alone"),
+        ("SELECT 1; SELECT 2", "2 statements", "exactly one SELECT"),
+        ("SET threads = 9", "a statement of type SET", "exactly one SELECT"),
+    ],
+)
+def test_a_refusal_names_what_was_refused_and_what_may_stand_there(
+    sql: str, found: str, expected: str, sandbox: Sandbox
+) -> None:
+    with pytest.raises(QueryRefused) as caught:
+        sandbox.query(sql)
+    what, wanted, then = str(caught.value).split("; ", 2)
+    assert what.startswith("found ")
+    assert found in what
+    assert wanted.startswith("expected ")
+    assert expected in wanted
+    assert ("exactly one SELECT" in wanted) == (expected == "exactly one SELECT")
+    assert then.startswith("ask one SELECT over the views and macros")
+
+
 def test_a_name_that_nothing_is_like_gets_no_proposal(sandbox: Sandbox) -> None:
     with pytest.raises(QueryRefused, match=r"no table 'xqz' \(line 1, column 6\); expected"):
         sandbox.query("FROM xqz")

@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from store.errors import MissingArtefact, SchemaMismatch, TruncatedShard
 from store.manifest import content_hash
-from store.schema import TABLES, conform, empty, read_metadata, read_table, write_table
+from store.schema import (
+    TABLES,
+    conform,
+    empty,
+    read_metadata,
+    read_metadata_of_runs,
+    read_table,
+    write_table,
+)
 from store.tables import CORPUS_TABLES, LATER_TABLES, SAE_TABLES, SCHEMA_VERSION
 
 
@@ -127,3 +135,20 @@ def test_what_a_file_says_of_itself_comes_back_without_its_name(tmp_path: Path) 
         read_metadata(path)
     write_table(path, "run", empty("run"), {"sae_sha": "abc", "hook_point": "p"})
     assert read_metadata(path) == {"hook_point": "p", "sae_sha": "abc"}
+
+
+def test_what_several_runs_say_is_one_value_where_they_agree_and_else_one_a_run(
+    tmp_path: Path,
+) -> None:
+    for run_id, sha in (("a", "1"), ("b", "2"), ("c", "1")):
+        said = {"sae_sha": sha, "model": "m"} | ({"note": "n"} if run_id == "b" else {})
+        write_table(tmp_path / run_id / "run.parquet", "run", empty("run"), said)
+    assert read_metadata_of_runs(tmp_path, ["c", "b", "a"]) == {
+        "run_id": "c,b,a",
+        "sae_sha": "1,2,1",
+        "model": "m",
+        "note": ",n,",
+    }
+    assert read_metadata_of_runs(tmp_path, ["b"])["sae_sha"] == "2"
+    with pytest.raises(MissingArtefact, match=r"no file .*run\.parquet"):
+        read_metadata_of_runs(tmp_path, ["a", "d"])

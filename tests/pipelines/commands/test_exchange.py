@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 import store
 from features.errors import UnknownFeature
 from features.exchange.dashboard_file import read_batch
-from features.exchange.errors import ForeignFile, OutExists
+from features.exchange.errors import ForeignFile, MalformedFile, OutExists
 from pipelines.cli import app
 from pipelines.errors import PipelineError
 from tests.features.exchange.conftest import build
@@ -68,6 +68,40 @@ def test_features_are_listed_by_number_range_and_name(workspace: Path, tmp_path:
     assert isinstance(again.exception, OutExists)
 
 
+def test_a_dashboard_is_held_against_the_store_and_nothing_is_written(
+    workspace: Path, tmp_path: Path
+) -> None:
+    assert tiller(workspace, "export", "dashboard", tmp_path / "out").exit_code == 0
+    batch = tmp_path / "out/batch-0.json"
+    before = sorted(workspace.rglob("*"))
+    done = tiller(workspace, "import", "dashboard", batch)
+    assert done.exit_code == 0, done.output
+    assert "theirs: 12 features of made-model, layer 2, main" in done.output
+    assert "layers differ" not in done.output
+    (density,) = (line for line in done.output.splitlines() if line.startswith(" density"))
+    assert "12 of 12" in density
+    raw = json.loads(batch.read_text())
+    raw["layer"] = 3
+    raw["features"][5] |= {"frac_nonzero": 0.9, "pos_str": ["[bold]\u202ex"]}
+    batch.write_text(json.dumps(raw))
+    done = tiller(workspace, "import", "dashboard", batch)
+    assert "the layers differ" in done.output
+    lines = {line.split("  ")[0].strip(): line for line in done.output.splitlines()}
+    assert "11 of 12" in lines["density"]
+    assert "5: " in lines["density"]
+    assert "0.9 " in lines["density"]
+    assert "[bold] x" in lines["promoted tokens"]
+    assert sorted(workspace.rglob("*")) == before
+
+
+def test_a_broken_dashboard_is_refused_with_its_place(workspace: Path, tmp_path: Path) -> None:
+    file = tmp_path / "batch-0.json"
+    file.write_text('{"model_id": "m", "layer": 2, "sae_set": "s", "features": [{}]}')
+    done = tiller(workspace, "import", "dashboard", file)
+    assert isinstance(done.exception, MalformedFile)
+    assert "features[0]: feature_index is absent" in str(done.exception)
+
+
 @pytest.mark.parametrize(
     ("listed", "kind"),
     [
@@ -93,6 +127,7 @@ def test_an_unknown_sae_is_refused_by_every_command(workspace: Path, tmp_path: P
         ("export", "dashboard", tmp_path / "out"),
         ("export", "delphi", tmp_path / "out"),
         ("import", "neuronpedia", tmp_path / "a.jsonl"),
+        ("import", "dashboard", tmp_path / "a.jsonl"),
         ("import", "delphi", tmp_path),
     ):
         done = tiller(workspace, *arguments, "--sae", "other")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import duckdb
@@ -18,58 +18,25 @@ from lm.model import LanguageModel, open_model
 from pipelines.cli import app
 from pipelines.commands.export import Form, export_steering
 from pipelines.errors import MissingInput
-from sae.checkpoint import save
-from sae.model import SparseAutoencoder
-from sae.sparsity import ReLU
 from steering.errors import CoefficientError, DirectionError, ExportError
 from steering.export.constant import ALL_POSITIONS
 from steering.export.vectors import load_steering
-from steering.intervention import Add
-from steering.positions import Everywhere
-from steering.sources.decoder import decoder
+from steering.gate import Above
+from steering.intervention import Add, Intervention, KeepNorm, Scale, Set
+from steering.positions import Decay, Everywhere, Generation
+from steering.sources.decoder import decoder, latent
 from steering.steer import steer
+from steering.target import Latent
+from tests.pipelines.commands.conftest import autoencoder, steering_store
 
 HOOK = "blocks.1.hook_resid_post"
 IDS = torch.randint(3, 320, (2, 9), generator=torch.Generator().manual_seed(1))
 
 
-def autoencoder() -> SparseAutoencoder:
-    generator = torch.Generator().manual_seed(3)
-    rows = torch.randn(6, 16, generator=generator)
-    rows /= rows.norm(dim=1, keepdim=True)
-    zero = torch.zeros
-    return SparseAutoencoder(rows.T.contiguous(), rows, zero(6), zero(16), ReLU(), None, HOOK)
-
-
-def store(_workspace: Path) -> duckdb.DuckDBPyConnection:
-    connection = duckdb.connect()
-    connection.execute(
-        """
-        CREATE TABLE run (run_id TEXT, layer INT, mean_norm REAL, hook_point TEXT, d_sae INT);
-        INSERT INTO run VALUES ('main', 1, 2.0, '', 6);
-        CREATE TABLE label (run_id TEXT, feature_id INT, slug TEXT, status TEXT, side TEXT);
-        INSERT INTO label VALUES ('main', 2, 'sea', 'ok', 'input');
-        CREATE TABLE feature_stats (run_id TEXT, feature_id INT, max_value REAL);
-        INSERT INTO feature_stats VALUES ('main', 2, 4.0), ('main', 3, 1.5), ('main', 4, 0.0);
-        CREATE TABLE steerability (run_id TEXT, feature_id INT, best_coefficient REAL);
-        CREATE VIEW feature AS SELECT s.run_id, s.feature_id, l.slug, false AS is_weak
-        FROM feature_stats AS s LEFT JOIN label AS l USING (run_id, feature_id);
-        """
-    )
-    return connection
-
-
 @pytest.fixture
-def workspace(tmp_path: Path, tiny_lm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workspace(steering_workspace: Callable[..., Path]) -> Path:
     """A folder with an autoencoder and a stand-in for the store."""
-    folder = tmp_path / "workspace"
-    (folder / "data" / "store").mkdir(parents=True)
-    text = f"model: {{name: {tiny_lm_dir}, device: cpu, dtype: float32}}\n"
-    text += f"dump: {{hook_points: [{HOOK}]}}\nsae: {{main: {{hook_point: {HOOK}}}}}\n"
-    (folder / "params.yaml").write_text(text)
-    save(autoencoder(), folder / "data" / "sae" / "main")
-    monkeypatch.setattr("pipelines.names.open_store", store)
-    return folder
+    return steering_workspace(HOOK, lambda: steering_store(1))
 
 
 @pytest.fixture
@@ -82,12 +49,12 @@ def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path
 
 
 def sea(coefficient: float, *, everywhere: bool = True) -> Add:
-    along = decoder(autoencoder(), 2, max_act=4.0, mean_norm=2.0)
+    along = decoder(autoencoder(HOOK), 2, max_act=4.0, mean_norm=2.0)
     return Add(along, coefficient, positions=Everywhere(include_special=everywhere))
 
 
-def hooked(lm: LanguageModel, edits: list[Add]) -> torch.Tensor:
-    with steer(lm, edits):
+def hooked(lm: LanguageModel, edits: Sequence[Intervention]) -> torch.Tensor:
+    with steer(lm, list(edits)):
         logits: torch.Tensor = lm.model(IDS).logits
     return logits
 
@@ -97,10 +64,80 @@ def test_safetensors_hold_the_push_that_steering_by_name_makes(
 ) -> None:
     export_steering(["sea=+0.5", "main/3=-1"], Form.SAFETENSORS, Path("sea"), workspace=workspace)
     found = load_steering(out("sea"), tiny_lm).edits
-    assert list(found) == ["main/3", "sea"]
+    assert list(found) == ["sea", "main/3"]
     edit = found["sea"]
+    assert isinstance(edit, Add)
     assert (edit.coefficient, edit.unit, edit.positions) == (0.5, "norm", Everywhere())
     assert torch.equal(hooked(tiny_lm, [edit]), hooked(tiny_lm, [sea(0.5, everywhere=False)]))
+
+
+def test_safetensors_hold_whatever_can_be_said_of_features(
+    workspace: Path,
+    out: Callable[[str], Path],
+    tiny_lm: LanguageModel,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = "sea:scale 1.5@generation decay 3 when 1/3>0.2 & (sea - 0.5*main/3):+0.3 & keep norm 2"
+    export_steering(["main/3:=0.5"], Form.SAFETENSORS, Path("all"), edit=line, workspace=workspace)
+    assert "4 edits with their vectors and a model card in" in capsys.readouterr().out
+    found = load_steering(out("all"), tiny_lm).edits
+    assert list(found) == [
+        "main/3",
+        "sea",
+        "(1*sea + -0.5*main/3)",
+        f"keep norm at {HOOK}",
+    ]
+    held, scaled, pushed, kept = found.values()
+    assert isinstance(held, Set)
+    assert isinstance(scaled, Scale)
+    assert isinstance(pushed, Add)
+    assert isinstance(kept, KeepNorm)
+    assert isinstance(scaled.target, Latent)
+    assert torch.equal(scaled.target.reader, latent(autoencoder(HOOK), 2, max_act=4.0).reader)
+    assert scaled.target.provenance["sae_sha"] == "aa"
+    assert (scaled.positions, scaled.schedule) == (Generation(), Decay(3.0))
+    assert isinstance(scaled.when, Above)
+    assert (scaled.when.target.concept, scaled.when.value) == ("1/3", 0.2)
+    with steer(tiny_lm, list(found.values())):
+        tiny_lm.model(IDS)
+
+
+@pytest.mark.parametrize("form", [form for form in Form if form != Form.SAFETENSORS])
+def test_a_form_of_pushes_takes_a_line_of_pushes_and_names_what_fits_otherwise(
+    workspace: Path, out: Callable[[str], Path], form: Form, tiny_lm: LanguageModel
+) -> None:
+    with pytest.raises(ExportError, match=r"Set depends on .*; expected Add.*; write Add"):
+        export_steering([], form, Path("sea.pt"), edit="sea:set 0", workspace=workspace)
+    with pytest.raises(ExportError, match=r"expected every token.*include_special=True"):
+        export_steering([], form, Path("sea.pt"), edit="sea:+1", workspace=workspace)
+    assert list(out("sea.pt").parent.iterdir()) == []
+    line = "sea:+1@everywhere+special"
+    export_steering([], form, Path("sea.pt"), edit=line, workspace=workspace)
+    assert out("sea.pt").exists()
+
+
+def test_nothing_to_export_is_said(workspace: Path, out: Callable[[str], Path]) -> None:
+    with pytest.raises(ExportError, match="no edit was given"):
+        export_steering([], Form.SAFETENSORS, Path("sea"), workspace=workspace)
+    given = ["export", "steering", "--format", "gguf", "--out", "sea.gguf", "--edit", "sea:+"]
+    done = CliRunner().invoke(app, [*given, "--workspace", str(workspace)])
+    assert done.exit_code != 0
+    assert not out("sea.gguf").exists()
+
+
+def test_a_store_of_another_model_is_refused_before_anything_is_written(
+    workspace: Path, out: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def foreign(_workspace: Path) -> duckdb.DuckDBPyConnection:
+        connection = steering_store(1)
+        connection.execute("UPDATE run SET model_sha = 'feedbeef'")
+        return connection
+
+    monkeypatch.setattr("pipelines.names.open_store", foreign)
+    for form in (Form.SAFETENSORS, Form.GGUF):
+        with pytest.raises(DirectionError, match="was made on weights feedbeef"):
+            export_steering(["sea=1"], form, Path("sea"), workspace=workspace)
+    assert not out("sea").exists()
 
 
 def test_a_checkpoint_runs_as_the_hooks_do_and_the_command_says_where_it_acts(
@@ -126,7 +163,7 @@ def test_a_control_vector_holds_the_push_in_the_asked_unit(
     assert "output of block 1" in said
     assert "every position" in said
     (tensor,) = gguf.GGUFReader(out("sea.gguf")).tensors
-    row = autoencoder().W_dec[2].numpy()
+    row = autoencoder(HOOK).W_dec[2].numpy()
     np.testing.assert_allclose(tensor.data, -4 * row, atol=1e-6)
 
 
@@ -152,7 +189,7 @@ def test_a_vector_of_another_tool_is_taken_as_long_as_it_is(
     np.testing.assert_allclose(tensor.data, -2 * vector.numpy(), atol=1e-5)
     export_steering(["v.gguf=1"], Form.CHECKPOINT, Path("folded"), workspace=workspace)
     folded = open_model(out("folded"), device="cpu")
-    along = decoder(autoencoder(), 2, max_act=1.0)
+    along = decoder(autoencoder(HOOK), 2, max_act=1.0)
     given = type(along).from_vector(-2 * vector, HOOK)
     edit = Add(given, given.norm, "raw", positions=ALL_POSITIONS)
     torch.testing.assert_close(folded.model(IDS).logits, hooked(tiny_lm, [edit]))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import pytest
-import torch
 
 from features.errors import AmbiguousFeature, UnknownFeature
 from lm.errors import ContextOverflow
@@ -15,58 +14,22 @@ from lm.generate import generate
 from lm.model import LanguageModel
 from pipelines.commands.steer import Wish, parse_wish, steer_text
 from pipelines.errors import MissingInput
-from sae.checkpoint import save
-from sae.model import SparseAutoencoder
-from sae.sparsity import ReLU
 from steering.errors import CoefficientError, DirectionError, SteeringError
 from steering.intervention import Add, Intervention, KeepNorm
 from steering.positions import Generation
 from steering.sources.decoder import decoder
 from steering.steer import edits_for
+from tests.pipelines.commands.conftest import autoencoder, steering_store
 
 HOOK = "blocks.0.hook_resid_post"
 PROMPT = "One day a boat"
 
 
-def autoencoder() -> SparseAutoencoder:
-    generator = torch.Generator().manual_seed(3)
-    rows = torch.randn(6, 16, generator=generator)
-    rows /= rows.norm(dim=1, keepdim=True)
-    zero = torch.zeros
-    return SparseAutoencoder(rows.T.contiguous(), rows, zero(6), zero(16), ReLU(), None, HOOK)
-
-
-def store(_workspace: Path) -> duckdb.DuckDBPyConnection:
-    connection = duckdb.connect()
-    connection.execute(
-        """
-        CREATE TABLE run (run_id TEXT, layer INT, mean_norm REAL, hook_point TEXT, d_sae INT);
-        INSERT INTO run VALUES ('main', 0, 2.0, '', 6);
-        INSERT INTO run VALUES ('wide', 1, 3.0, '', 6), ('deep', 1, 3.0, '', 6);
-        CREATE TABLE label (run_id TEXT, feature_id INT, slug TEXT, status TEXT, side TEXT);
-        INSERT INTO label VALUES ('main', 2, 'sea', 'ok', 'input');
-        CREATE TABLE feature_stats (run_id TEXT, feature_id INT, max_value REAL);
-        INSERT INTO feature_stats VALUES ('main', 2, 4.0), ('main', 3, 1.5), ('main', 4, 0.0);
-        CREATE TABLE steerability (run_id TEXT, feature_id INT, best_coefficient REAL);
-        INSERT INTO steerability VALUES ('main', 2, 0.25);
-        CREATE VIEW feature AS SELECT s.run_id, s.feature_id, l.slug, false AS is_weak
-        FROM feature_stats AS s LEFT JOIN label AS l USING (run_id, feature_id);
-        """
-    )
-    return connection
-
-
 @pytest.fixture
-def workspace(tmp_path: Path, tiny_lm_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workspace(steering_workspace: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with an autoencoder, a stand-in for the store, and a terminal of 200 columns."""
-    text = f"model: {{name: {tiny_lm_dir}, device: cpu, dtype: float32}}\n"
-    text += f"dump: {{hook_points: [{HOOK}]}}\nsae: {{main: {{hook_point: {HOOK}}}}}\n"
-    (tmp_path / "params.yaml").write_text(text)
-    (tmp_path / "data" / "store").mkdir(parents=True)
-    save(autoencoder(), tmp_path / "data" / "sae" / "main")
-    monkeypatch.setattr("pipelines.names.open_store", store)
     monkeypatch.setenv("COLUMNS", "200")
-    return tmp_path
+    return steering_workspace(HOOK, lambda: steering_store(0, ("wide", "deep")))
 
 
 def printed(capsys: pytest.CaptureFixture[str], workspace: Path, *features: str, **how: Any) -> str:
@@ -100,7 +63,7 @@ def test_both_texts_are_printed_side_by_side_with_coefficient_and_unit(
 ) -> None:
     out = printed(capsys, workspace, "sea=+1.5", compare=True)
     ids = tiny_lm.encode(PROMPT)
-    along = decoder(autoencoder(), 2, max_act=4.0, mean_norm=2.0)
+    along = decoder(autoencoder(HOOK), 2, max_act=4.0, mean_norm=2.0)
     for edits in ([], [Add(along, 1.5)]):
         made = generate(
             tiny_lm,
@@ -145,7 +108,7 @@ def test_a_line_of_the_language_is_built_shown_in_every_unit_and_done(
     out = printed(capsys, workspace, edit="sea:+1.5@generation & keep norm 3")
     assert "sea:+1.5norm@generation & keep norm 3" in out
     assert "main/2 +1.5 norm = +0.75 max_act = +3 raw at blocks.0.hook_resid_post" in out
-    along = decoder(autoencoder(), 2, max_act=4.0, mean_norm=2.0)
+    along = decoder(autoencoder(HOOK), 2, max_act=4.0, mean_norm=2.0)
     done: list[Intervention] = [Add(along, 1.5, positions=Generation()), KeepNorm(HOOK, 3.0)]
     edits = edits_for(tiny_lm, done)
     how: dict[str, Any] = {"max_new_tokens": 6, "temperature": 0.0, "seeds": [0]}

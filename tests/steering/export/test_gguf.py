@@ -19,6 +19,7 @@ from steering.export.constant import ALL_POSITIONS
 from steering.export.gguf import save_control_vector
 from steering.imports import import_directions
 from steering.intervention import Add, Set
+from steering.steer import edits_for
 
 MakeModel = Callable[[str], LanguageModel]
 MakeDirection = Callable[[str], Direction]
@@ -172,3 +173,18 @@ def test_a_missing_package_is_named(
     monkeypatch.setitem(__import__("sys").modules, "gguf", None)
     with pytest.raises(ExportError, match=r"tiller\[export\]"):
         save_control_vector(tiny("llama"), [push(direction(HOOK))], tmp_path / "sea.gguf")
+
+
+def test_what_was_exported_knows_its_model_when_it_comes_back(
+    tiny: MakeModel, direction: MakeDirection, tmp_path: Path
+) -> None:
+    lm, path = tiny("llama"), tmp_path / "sea.gguf"
+    save_control_vector(lm, [Add(direction(HOOK), 0.5, positions=ALL_POSITIONS)], path)
+    (found,) = import_directions(path, lm=lm).values()
+    assert found.model_sha == lm.weights_sha()
+    with pytest.raises(DirectionError, match=r"exported for weights .*direction.for_model\(lm\)"):
+        import_directions(path, lm=tiny("gpt2"))
+    (found,) = import_directions(path).values()
+    with pytest.raises(DirectionError, match="was made on weights"):
+        edits_for(tiny("gpt2"), [Add(found, 1.0, "raw")])
+    edits_for(tiny("gpt2"), [Add(found.for_model(tiny("gpt2")), 1.0, "raw")])

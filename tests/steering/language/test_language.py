@@ -44,6 +44,7 @@ from steering.positions import (
     WarmUp,
     Window,
 )
+from steering.steer import apply
 
 HOOK = "blocks.0.hook_resid_post"
 
@@ -309,3 +310,28 @@ def test_the_hash_is_of_what_is_said_and_not_of_how() -> None:
 def test_a_wrong_field_is_named(data: Any, message: str) -> None:
     with pytest.raises(LanguageError, match=message):
         from_plain(data)
+
+
+def test_a_condition_that_is_said_twice_is_one_gate_and_its_opposite_excludes_it() -> None:
+    first, second = build("a:set 1 when b>0.3 & a:set 0 when ~b>0.3")
+    assert isinstance(second.when, Not)
+    assert second.when.gate is first.when
+    stream = torch.zeros(1, 2, 8)
+    apply([first, second], stream)  # no token undergoes both
+    with pytest.raises(SteeringError, match="Set and Set of one target"):
+        apply(build("a:set 1 when b>0.3 & a:set 0 when ~b>0.4"), stream)
+
+
+def test_edits_go_by_what_they_act_on() -> None:
+    named = Builder(Known()).named(parse("a:+1 & (a + 2*b):+1 & a:+2@prompt & keep norm"))
+    assert list(named) == ["a", "(1*a + 2*b)", "a #2", f"keep norm at {HOOK}"]
+
+
+def test_what_is_nested_too_deep_is_refused_and_does_not_break_the_reader() -> None:
+    data = to_plain(parse("a:+1 when b"))
+    for _ in range(100):
+        data[0]["when"] = {"kind": "No", "inner": data[0]["when"]}
+    with pytest.raises(LanguageError, match="expected at most 64"):
+        from_plain(data)
+    with pytest.raises(LanguageError, match="nested too deep"):
+        parse(f"a:+1 when {'~' * 5000}b")
