@@ -37,6 +37,8 @@ class Card:
     contexts: tuple[tuple[ShownToken, ...], ...]
     promotes: tuple[str, ...]
     suppresses: tuple[str, ...]
+    says: str
+    """What a push makes the model say, with its score; empty where that was not tried."""
 
 
 def cards(
@@ -51,6 +53,7 @@ def cards(
         """
         WITH named AS (
             SELECT run_id, feature_id, slug, method, score, lo, hi, null_value, density, max_value,
+                   output_text, output_gain, output_lo, output_hi, output_null,
                    row_number() OVER (
                        PARTITION BY method = 'concept' ORDER BY lo - null_value DESC, slug
                    ) AS place
@@ -88,6 +91,7 @@ def _card(con: duckdb.DuckDBPyConnection, row: dict[str, Any], contexts: int) ->
         contexts=tuple(_context(con, key, peak, row["max_value"]) for (peak,) in peaks),
         promotes=_tokens(con, key, "promotes"),
         suppresses=_tokens(con, key, "suppresses"),
+        says=_says(row),
     )
 
 
@@ -95,6 +99,14 @@ def _score(row: dict[str, Any]) -> str:
     null = "" if row["null_value"] is None else f", null {row['null_value']:.2f}"
     interval = "" if row["lo"] is None else f" [{row['lo']:.2f}, {row['hi']:.2f}]"
     return f"score {row['score']:.2f}{interval}{null}"
+
+
+def _says(row: dict[str, Any]) -> str:
+    if row["output_gain"] is None:
+        return ""
+    interval = f"[{row['output_lo']:.2f}, {row['output_hi']:.2f}]"
+    gain = f"gain {row['output_gain']:.2f} {interval} nats, null {row['output_null']:.2f}"
+    return f"{row['output_text']}: {gain}"
 
 
 def _context(

@@ -94,6 +94,7 @@ def test_an_ampersand_begins_a_statement_only_before_a_target() -> None:
     [
         ("a:+2raw", Add, {"coefficient": 2.0, "unit": "raw"}),
         ("a:-0.25max", Add, {"coefficient": -0.25, "unit": "max_act"}),
+        ("a:-.25max", Add, {"coefficient": -0.25, "unit": "max_act"}),
         ("a:set 1.5 * raw", Set, {"value": 1.5, "unit": "raw"}),
         ("a:min -1norm", Floor, {"value": -1.0, "unit": "norm"}),
         ("a:max 0.2", Cap, {"value": 0.2, "unit": "max_act"}),
