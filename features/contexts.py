@@ -27,7 +27,9 @@ class ContextPicker:
         self._top, self._per_decile = top, per_decile
         self._silent, self._hard = silent, hard
         self._seed = seed
-        self._real = np.flatnonzero(~tokens.is_special)
+        # Half as wide as numpy's own: two of these a token are most of a harvest's memory.
+        narrow = np.int32 if len(tokens) <= np.iinfo(np.int32).max else np.int64
+        self._real = np.flatnonzero(~tokens.is_special).astype(narrow)
         pieces = tokens.token_id[self._real]
         self._by_piece = self._real[np.argsort(pieces, kind="stable")]
         count = np.bincount(pieces) if len(pieces) else np.zeros(1, dtype=np.int64)

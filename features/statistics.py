@@ -71,8 +71,8 @@ def summarise(
         run_id: the SAE's slug, the first column of each table.
         logits: what the decoder rows do to the logits; NULL in the table where not given.
     """
-    n_real = int((~tokens.is_special).sum())
-    lengths = np.unique(tokens.doc_id[~tokens.is_special], return_counts=True)[1]
+    lengths = _document_lengths(tokens)
+    n_real = int(lengths.sum())
     columns = _empty_columns(d_sae)
     columns["dec_norm"] = np.linalg.norm(W_dec, axis=1)
     columns["enc_dec_cos"] = _cosine(W_enc.T, W_dec)
@@ -104,6 +104,13 @@ def summarise(
         feature_hist=_hist_table(hist, config.hist_bins, run_id),
         topk=picker.table(run_id),
     )
+
+
+def _document_lengths(tokens: Tokens) -> Int[np.ndarray, " doc"]:
+    """Tokens of each document, special ones left out; documents follow one another in a corpus."""
+    docs = tokens.doc_id[~tokens.is_special]
+    bounds = np.flatnonzero(docs[1:] != docs[:-1]) + 1
+    return np.diff(bounds, prepend=0, append=len(docs)) if len(docs) else bounds
 
 
 def _figures(

@@ -44,22 +44,23 @@ class Tokens:
                 raise LabelError(
                     f"no {name} in {corpus_dir}; expected a corpus; run `dvc repro corpus` first"
                 )
-        token = pq.read_table(
-            corpus_dir / "token.parquet",
-            columns=["tok", "doc_id", "pos", "token_id", "is_special"],
-        ).sort_by("tok")
         doc = pq.read_table(corpus_dir / "doc.parquet", columns=["doc_id", "split"])
         doc = doc.sort_by("doc_id")
-        doc_id = token["doc_id"].to_numpy()
         code = np.array([split_code(name) for name in doc["split"].to_pylist()], dtype=np.int8)
-        row = np.searchsorted(doc["doc_id"].to_numpy(), doc_id)
-        return cls(
-            doc_id=doc_id,
-            pos=token["pos"].to_numpy(),
-            token_id=token["token_id"].to_numpy(),
-            is_special=token["is_special"].to_numpy(zero_copy_only=False),
-            split=code[row],
-        )
+        known = doc["doc_id"].to_numpy()
+        with pq.ParquetFile(corpus_dir / "token.parquet") as file:
+            n = file.metadata.num_rows
+            doc_id, pos, token_id = (np.empty(n, dtype=np.int32) for _ in range(3))
+            is_special, split = np.empty(n, dtype=bool), np.empty(n, dtype=np.int8)
+            for part in file.iter_batches(
+                columns=["tok", "doc_id", "pos", "token_id", "is_special"]
+            ):
+                tok = part["tok"].to_numpy()
+                doc_id[tok], pos[tok] = part["doc_id"].to_numpy(), part["pos"].to_numpy()
+                token_id[tok] = part["token_id"].to_numpy()
+                is_special[tok] = part["is_special"].to_numpy(zero_copy_only=False)
+                split[tok] = code[np.searchsorted(known, doc_id[tok])]
+        return cls(doc_id, pos, token_id, is_special, split)
 
 
 def split_code(name: str) -> int:
